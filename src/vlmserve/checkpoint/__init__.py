@@ -1,0 +1,1 @@
+"""What a checkpoint directory is, read from its files."""

@@ -1,0 +1,1 @@
+"""One file a model family: its tensors, formats and known traps."""

@@ -1,0 +1,111 @@
+"""The ``vlmserve`` command: picks the verb, sets up logging, turns errors into exit statuses."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from typing_extensions import override
+
+from vlmserve.errors import VlmserveError
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class _Verb:
+    """A subcommand: its module offers ``add_arguments(parser)`` and ``run(args) -> int``.
+
+    The module is imported only when its verb is asked for, and must itself import anything heavy
+    inside ``run``.
+    """
+
+    module: str
+    help: str
+
+
+_VERBS = {
+    "check": _Verb("vlmserve.cli.check", "say what is wrong with a checkpoint, from its files"),
+    "serve": _Verb("vlmserve.cli.serve", "serve a checkpoint behind the OpenAI API"),
+    "eval": _Verb("vlmserve.cli.evaluate", "judge a checkpoint against the one before it"),
+    "demo": _Verb("vlmserve.cli.demo", "build, train or tour the demo checkpoints"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments after the program's name; the process's own when ``None``.
+
+    Returns:
+        The exit status: 0 done or gate passed, 1 regression, 2 usage or configuration,
+        3 inconclusive, 4 checkpoint, 5 engine or endpoint, 70 a bug of ours, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        status: int = args.run(args)
+    except VlmserveError as error:
+        _print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _console().print("interrupted", style="yellow")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (``| head``); keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        logging.getLogger(__name__).exception("this is a bug in vlmserve; please report it")
+        return VlmserveError.exit_code
+    return status
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmserve",
+        description="Serve fine-tuned vision-language checkpoints and tell whether they got worse.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, verb in _VERBS.items():
+        subparser = subparsers.add_parser(name, help=verb.help, allow_abbrev=False)
+        subparser.description = f"{verb.help[0].upper()}{verb.help[1:]}."
+        if name == asked:
+            module = importlib.import_module(verb.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Reads the version only when asked: importlib.metadata is slow to import."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from vlmserve import __version__
+
+        print(f"vlmserve {__version__}")
+        parser.exit()
+
+
+def _console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _print_error(error: VlmserveError) -> None:
+    console = _console()
+    console.print("error:", style="bold red", end=" ")
+    console.print(error.message, markup=False)
+    if error.hint is not None:
+        console.print("hint:", style="bold", end=" ")
+        console.print(error.hint, markup=False)

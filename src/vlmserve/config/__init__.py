@@ -1,0 +1,1 @@
+"""Strict configuration models and the YAML loader."""

@@ -1,0 +1,154 @@
+"""Reading a YAML file into a strict model, with errors that name file, line and field."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
+
+from vlmserve.errors import ConfigError
+
+M = TypeVar("M", bound="StrictModel")
+
+
+class StrictModel(BaseModel):
+    """A configuration model: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader keeps the last of two equal keys without a word; this one refuses."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's own signature
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_config(
+    path: Path | None,
+    model: type[M],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    settings: Iterable[str] = (),
+) -> M:
+    """Read one YAML file into a model, with command-line settings on top.
+
+    Later sources win: the model's defaults, the file, ``settings``, ``overrides``.
+
+    Args:
+        path: The file, or ``None`` for the defaults alone.
+        model: The model it must fit.
+        overrides: Values by dotted key that win over everything, as flags do.
+        settings: ``key.sub=value`` strings, as ``--set`` takes them; the value is YAML.
+
+    Returns:
+        The validated, frozen model.
+
+    Raises:
+        ConfigError: A file is missing, is not YAML or does not fit, or a setting is malformed;
+            the message names the file, the line and the field at fault.
+    """
+    text = "" if path is None else _read(path)
+    raw, root = _parse(text, path)
+    # Where each dotted key was set from the command line, for the error message.
+    given: dict[str, str] = {}
+    for setting in settings:
+        key, value = _parse_setting(setting)
+        _assign(raw, key, value)
+        given[key] = f"--set {setting}"
+    for key, value in (overrides or {}).items():
+        _assign(raw, key, value)
+        given[key] = f"--{key.rpartition('.')[2].replace('_', '-')} {value}"
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        faults = [_fault(fault, root, path, given) for fault in error.errors()]
+        raise ConfigError("\n".join(faults)) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason}") from error
+
+
+def _parse(text: str, path: Path | None) -> tuple[dict[Any, Any], yaml.Node | None]:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = "" if mark is None else f"{mark.line + 1}: "
+        raise ConfigError(f"{path}:{line}{error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if raw is None:
+        return {}, root
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}:1: a mapping of keys to values is expected")
+    return raw, root
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {setting}: expected key=value, such as engine.dtype=float32")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not YAML") from error
+
+
+def _assign(raw: dict[Any, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    here = raw
+    for parent in parents:
+        below = here.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{dotted}: {parent} is not a section")
+        here = below
+    here[last] = value
+
+
+def _fault(fault: Any, root: yaml.Node | None, path: Path | None, given: Mapping[str, str]) -> str:
+    loc = [str(part) for part in fault["loc"]]
+    field = ".".join(loc) or "(top level)"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        message = "unknown key"
+    for key, source in given.items():
+        if field == key or field.startswith(f"{key}."):
+            return f"{source}: {field}: {message}"
+    if path is None:
+        return f"{field}: {message}"
+    return f"{path}:{_line(root, loc)}: {field}: {message}"
+
+
+def _line(node: yaml.Node | None, loc: list[str]) -> int:
+    """The 1-based line of the deepest node that ``loc`` reaches."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pairs = {str(key.value): (key, value) for key, value in node.value}
+            if part not in pairs:
+                continue  # pydantic adds parts for union members that are not keys
+            key, node = pairs[part]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+    return line

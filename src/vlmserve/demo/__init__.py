@@ -1,0 +1,1 @@
+"""The tiny trained model of the demo and its good and bad fine-tunes."""

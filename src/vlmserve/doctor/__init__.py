@@ -1,0 +1,1 @@
+"""Checks over a checkpoint: what is wrong with it, in findings."""

@@ -1,0 +1,1 @@
+"""Engines that answer conversations, and the plugins vLLM loads."""

@@ -1,0 +1,1 @@
+"""Suites, runs, records, statistics and verdicts."""

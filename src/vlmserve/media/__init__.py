@@ -1,0 +1,1 @@
+"""Where bytes become images and videos."""
