@@ -1,0 +1,122 @@
+"""Arguments that several verbs share, and what they make of them."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmserve.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.serve import ServeConfig
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ckpt`` and what it takes to find an adapter's base."""
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument(
+        "--ckpt",
+        required=True,
+        metavar="DIR",
+        help="a full fine-tune, a merged one or a PEFT adapter; a hub id if it is in the cache",
+    )
+    group.add_argument(
+        "--base-model",
+        metavar="DIR",
+        help="what an adapter was trained on (default: what its own files name)",
+    )
+    group.add_argument(
+        "--path-map",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="where a path in the checkpoint's files begins with OLD, read NEW; repeatable",
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and ``--set``."""
+    group = parser.add_argument_group("settings (defaults < file < --set < flags)")
+    group.add_argument("--config", type=Path, metavar="FILE", help="a file such as configs/*.yaml")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="one setting of the file, such as engine.dtype=float32; repeatable",
+    )
+
+
+def load_serve_config(
+    args: argparse.Namespace, overrides: dict[str, Any] | None = None
+) -> "ServeConfig":
+    """Read the settings that ``add_config_arguments`` offers."""
+    from vlmserve.config.base import load_config
+    from vlmserve.config.serve import ServeConfig
+
+    return load_config(args.config, ServeConfig, settings=args.settings, overrides=overrides)
+
+
+def parse_path_maps(rules: Sequence[str]) -> dict[str, str]:
+    """Read ``OLD=NEW`` rules.
+
+    Raises:
+        ConfigError: A rule has no ``=`` or an empty side.
+    """
+    maps: dict[str, str] = {}
+    for rule in rules:
+        old, equals, new = rule.partition("=")
+        if not (old and equals and new):
+            raise ConfigError(f"--path-map {rule}: expected OLD=NEW")
+        maps[old] = new
+    return maps
+
+
+def open_checkpoint(args: argparse.Namespace) -> "Checkpoint":
+    """Read the checkpoint that ``add_checkpoint_arguments`` names."""
+    from vlmserve.checkpoint.source import load_checkpoint
+
+    return load_checkpoint(
+        args.ckpt, base_model=args.base_model, path_map=parse_path_maps(args.path_map)
+    )
+
+
+def add_allow_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow``."""
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="go on in spite of this blocking finding of `vlmserve check`; repeatable",
+    )
+
+
+def require_sound(checkpoint: "Checkpoint", allowed: Sequence[str]) -> None:
+    """Run the fast checks and refuse to go on at a blocking finding.
+
+    Args:
+        checkpoint: The checkpoint to be served.
+        allowed: Ids of findings that the user accepts.
+
+    Raises:
+        CheckpointError: A blocking finding is not allowed; the message holds all of them.
+    """
+    from vlmserve.doctor.run import run_checks
+
+    blocking = [
+        finding
+        for finding in run_checks(checkpoint, fast=True).blocking
+        if finding.id not in allowed
+    ]
+    if not blocking:
+        return
+    lines = [f"{checkpoint.path} cannot be served:"]
+    lines += [f"  [{finding.id}] {finding.title}: {finding.consequence}" for finding in blocking]
+    remedies = dict.fromkeys(finding.remedy for finding in blocking)
+    raise CheckpointError(
+        "\n".join(lines),
+        hint=f"{'; '.join(remedies)}; `vlmserve check --ckpt {checkpoint.path}` says more",
+    )

@@ -1,0 +1,90 @@
+"""``vlmserve serve``: serve a checkpoint behind the OpenAI API."""
+
+import argparse
+import asyncio
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from vlmserve.cli.options import (
+    add_allow_argument,
+    add_checkpoint_arguments,
+    add_config_arguments,
+    load_serve_config,
+    open_checkpoint,
+    require_sound,
+)
+from vlmserve.cli.stages import Stages
+
+if TYPE_CHECKING:
+    import socket
+
+    from vlmserve.config.serve import ServeConfig
+
+_LOG = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--train-env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the training took from its environment, such as MAX_PIXELS=1003520; repeatable",
+    )
+    add_allow_argument(parser)
+    add_config_arguments(parser)
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", help="TCP port (default: 8000); 0 takes a free one")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved settings and exit"
+    )
+    parser.add_argument(
+        "vllm_flags", nargs="*", metavar="-- FLAG", help="further flags of `vllm serve`"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes; exit status 0 then."""
+    flags = {"server.host": args.host, "server.port": args.port}
+    config = load_serve_config(
+        args, overrides={key: value for key, value in flags.items() if value is not None}
+    )
+    if args.print_config:
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        return 0
+    from vlmserve.server.run import bind
+
+    with bind(config.server.host, config.server.port) as sock:
+        _serve(args, config, sock)
+    return 0
+
+
+def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket") -> None:
+    from vlmserve.checkpoint.provenance import parse_train_env
+    from vlmserve.engine.environment import prepare_vllm
+    from vlmserve.engine.plan import plan_serving
+    from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
+    from vlmserve.server.run import run_server
+
+    train_env = parse_train_env(args.train_env)
+    with Stages() as stages, tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
+        stages.begin("checking the checkpoint")
+        checkpoint = open_checkpoint(args)
+        require_sound(checkpoint, args.allow)
+        plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env)
+        for note in plan.notes:
+            _LOG.info(note)
+        stages.begin("importing vLLM")
+        prepare_vllm()
+        vllm_args = parse_vllm_flags(vllm_flags(plan, config), args.vllm_flags)
+        stages.begin("starting the engine")
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run_server(vllm_args, sock, plan.names, config, on_ready=stages.end))

@@ -1,0 +1,179 @@
+"""Decides how a checkpoint is put in front of vLLM: directory, names, adapter, media settings."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmserve.checkpoint.overlay import create_overlay, missing_files
+from vlmserve.errors import AdapterMismatchError, ConfigError
+
+if TYPE_CHECKING:
+    from vlmserve.checkpoint.provenance import TrainingInfo
+    from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.serve import ServeConfig
+
+# vllm/config/lora.py, MaxLoRARanks: the engine reserves room for one of these.
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAdapter:
+    """A PEFT adapter that is served beside its base."""
+
+    name: str
+    """Its name in requests."""
+
+    path: Path
+    max_rank: int
+    """The room that vLLM must reserve, at least the adapter's rank."""
+
+    in_vision: bool
+    """It has weights in the vision tower or the projector, which vLLM skips unless told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPlan:
+    """What vLLM is given, and what was decided on the way."""
+
+    model_path: Path
+    """A directory with weights, tokenizer, processor and template: the checkpoint, its base where
+    it is an adapter, or an overlay over it."""
+
+    base_name: str
+    """Name of the model at ``model_path`` in requests."""
+
+    adapter: PlannedAdapter | None
+    mm_processor_kwargs: Mapping[str, Any]
+    media_io_kwargs: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...]
+    """Sentences for the user: what was borrowed, and which settings come from the training."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that requests may ask for; the checkpoint itself comes last."""
+        return (self.base_name,) if self.adapter is None else (self.base_name, self.adapter.name)
+
+    @property
+    def candidate_name(self) -> str:
+        """The name of the checkpoint itself: the adapter where there is one."""
+        return self.names[-1]
+
+
+def plan_serving(
+    checkpoint: "Checkpoint",
+    config: "ServeConfig",
+    scratch: Path,
+    *,
+    train_env: Mapping[str, float] | None = None,
+) -> ServingPlan:
+    """Plan how to serve a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint, already found servable.
+        config: The operator's settings; they win over what the training recorded.
+        scratch: A directory of this process for overlays; it must outlive the engine.
+        train_env: What the training framework took from its environment, such as
+            ``{"MAX_PIXELS": 1003520}``; wins over its files.
+
+    Returns:
+        The plan.
+
+    Raises:
+        AdapterMismatchError: The adapter cannot be laid on a base, or its rank is too high.
+        CheckpointError: Files are missing and there is no base to borrow them from.
+        ConfigError: Two models would be served under one name.
+    """
+    model = checkpoint
+    if checkpoint.adapter is not None:
+        if checkpoint.base is None:
+            raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
+        model = checkpoint.base
+    notes: list[str] = []
+    model_path = _complete_directory(model, scratch, notes)
+    processor, loaders = _training_media_settings(checkpoint.training, train_env or {}, notes)
+    media_io = {kind: dict(settings) for kind, settings in loaders.items()}
+    for kind, settings in config.engine.media_io_kwargs.items():
+        media_io.setdefault(kind, {}).update(settings)
+    return ServingPlan(
+        model_path=model_path,
+        base_name=_base_name(checkpoint, model, config),
+        adapter=_plan_adapter(checkpoint, config),
+        mm_processor_kwargs={**processor, **config.engine.mm_processor_kwargs},
+        media_io_kwargs=media_io,
+        notes=tuple(notes),
+    )
+
+
+def _complete_directory(model: "Checkpoint", scratch: Path, notes: list[str]) -> Path:
+    if not missing_files(model):
+        return model.path
+    overlay = create_overlay(model, scratch)
+    notes.append(
+        f"{model.path.name} lacks {', '.join(overlay.borrowed)}: taken from its base; the "
+        "checkpoint itself was not changed"
+    )
+    return overlay.path
+
+
+def _base_name(checkpoint: "Checkpoint", model: "Checkpoint", config: "ServeConfig") -> str:
+    if checkpoint.adapter is None:
+        return config.server.served_model_name or model.name
+    chosen = config.server.base_served_name
+    name = chosen or model.name
+    if name != _adapter_name(checkpoint, config):
+        return name
+    if chosen is not None:
+        raise ConfigError(f"server.base_served_name: {chosen!r} is the adapter's name too")
+    return f"{name}-base"
+
+
+def _adapter_name(checkpoint: "Checkpoint", config: "ServeConfig") -> str:
+    return config.server.served_model_name or checkpoint.name
+
+
+def _plan_adapter(checkpoint: "Checkpoint", config: "ServeConfig") -> PlannedAdapter | None:
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return None
+    max_rank = next((rank for rank in _LORA_RANKS if rank >= adapter.rank), None)
+    if max_rank is None:
+        raise AdapterMismatchError(
+            f"{checkpoint.path}: the adapter's rank {adapter.rank} is above vLLM's limit of "
+            f"{_LORA_RANKS[-1]}",
+            hint="merge the adapter into its base and serve the merged checkpoint",
+        )
+    return PlannedAdapter(
+        name=_adapter_name(checkpoint, config),
+        path=checkpoint.path,
+        max_rank=max_rank,
+        in_vision=adapter.touches_vision_tower or adapter.touches_projector,
+    )
+
+
+def _training_media_settings(
+    training: "TrainingInfo | None", env: Mapping[str, float], notes: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Read pixel and frame limits off the training; say each in a note."""
+    limits: dict[str, float] = {} if training is None else dict(training.media_limits)
+    limits.update(env)
+    processor: dict[str, Any] = {}
+    video: dict[str, Any] = {}
+    for name, value in sorted(limits.items()):
+        place = _PLACES.get(name)
+        if place is None:
+            continue
+        target, key = (processor if place[0] == "processor" else video), place[1]
+        target[key] = int(value) if math.isclose(value, round(value)) else value
+        notes.append(f"{name}={value:g} of the training is applied to serving as {key}")
+    return processor, {"video": video} if video else {}
+
+
+# What ms-swift and qwen-vl-utils call a limit, and where vLLM takes it.
+_PLACES = {
+    "MAX_PIXELS": ("processor", "max_pixels"),
+    "MIN_PIXELS": ("processor", "min_pixels"),
+    "FPS": ("video", "fps"),
+    "FPS_MAX_FRAMES": ("video", "max_frames"),
+}

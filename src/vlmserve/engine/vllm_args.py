@@ -1,0 +1,145 @@
+"""Spells a serving plan in vLLM 0.32's own command-line flags, and parses them with its parser.
+
+Going through vLLM's parser keeps one path for the server and for offline evaluation, lets users
+add any flag that vLLM has, and leaves validation to vLLM.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from vlmserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vlmserve.config.serve import EngineConfig, ServeConfig
+    from vlmserve.engine.plan import ServingPlan
+
+# Flags that would undo a guarantee of ours, with what to use in their place.
+_RESERVED = {
+    "--model": "--ckpt",
+    "--tokenizer": "--ckpt",
+    "--served-model-name": "--set server.served_model_name=NAME",
+    "--lora-modules": "--ckpt ADAPTER",
+    "--api-key": "the environment variable of server.api_key_env",
+    "--host": "--host",
+    "--port": "--port",
+    "--uds": "--host and --port",
+    "--grpc": "the HTTP API",
+    "--headless": "one server per host",
+    "--api-server-count": "one server per port",
+    "--config": "--config",
+    "--allowed-media-domains": "--set media.allowed_hosts=[HOST]",
+    "--allowed-local-media-path": "--set media.allowed_root=DIR",
+}
+
+
+def vllm_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
+    """Spell the plan and the operator's settings as flags of ``vllm serve``."""
+    flags = ["--model", str(plan.model_path), "--served-model-name", plan.base_name]
+    flags += _engine_flags(config.engine)
+    flags += _json_flag("--mm-processor-kwargs", plan.mm_processor_kwargs)
+    flags += _json_flag("--media-io-kwargs", plan.media_io_kwargs)
+    if plan.adapter is not None:
+        flags += ["--enable-lora", "--max-lora-rank", str(plan.adapter.max_rank)]
+        # One slot more than adapters: the base's requests then never share one.
+        flags += ["--max-loras", "2"]
+        module = {
+            "name": plan.adapter.name,
+            "path": str(plan.adapter.path),
+            "base_model_name": plan.base_name,
+        }
+        flags += ["--lora-modules", json.dumps(module)]
+        if plan.adapter.in_vision:
+            flags.append("--enable-tower-connector-lora")
+    return flags + _server_flags(config)
+
+
+def _engine_flags(engine: "EngineConfig") -> list[str]:
+    flags = ["--dtype", engine.dtype, "--seed", str(engine.seed)]
+    flags += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+    flags += ["--tensor-parallel-size", str(engine.tensor_parallel_size)]
+    flags += ["--mm-processor-cache-gb", str(engine.mm_processor_cache_gb)]
+    flags += ["--limit-mm-per-prompt", engine.limit_mm_per_prompt.model_dump_json()]
+    optional = {
+        "--max-model-len": engine.max_model_len,
+        "--max-num-seqs": engine.max_num_seqs,
+        "--max-num-batched-tokens": engine.max_num_batched_tokens,
+        "--kv-cache-memory-bytes": engine.kv_cache_memory_bytes,
+        "--quantization": engine.quantization,
+    }
+    for flag, value in optional.items():
+        if value is not None:
+            flags += [flag, str(value)]
+    if engine.enforce_eager:
+        flags.append("--enforce-eager")
+    flags.append(
+        "--enable-prefix-caching" if engine.enable_prefix_caching else "--no-enable-prefix-caching"
+    )
+    return flags
+
+
+def _server_flags(config: "ServeConfig") -> list[str]:
+    server = config.server
+    flags = ["--host", server.host, "--port", str(server.port)]
+    if config.media.allowed_root is not None:
+        flags += ["--allowed-local-media-path", config.media.allowed_root]
+    if config.media.allowed_hosts:
+        flags += ["--allowed-media-domains", *config.media.allowed_hosts]
+    if server.chat_template is not None:
+        flags += ["--chat-template", server.chat_template]
+    if server.tool_call_parser is not None:
+        flags += ["--enable-auto-tool-choice", "--tool-call-parser", server.tool_call_parser]
+    if server.reasoning_parser is not None:
+        flags += ["--reasoning-parser", server.reasoning_parser]
+    # Request lines of every call at the level at which a team watches its server.
+    return [*flags, "--disable-uvicorn-access-log"]
+
+
+def _json_flag(flag: str, value: Any) -> list[str]:
+    return [flag, json.dumps(dict(value))] if value else []
+
+
+def parse_vllm_flags(flags: Sequence[str], extra: Sequence[str] = ()) -> "Namespace":
+    """Parse flags with vLLM's own parser and validate them as ``vllm serve`` does.
+
+    Args:
+        flags: What ``vllm_flags`` gave.
+        extra: The user's own flags, given after ``--``; they win.
+
+    Returns:
+        vLLM's arguments.
+
+    Raises:
+        ConfigError: vLLM does not know a flag or refuses a value, or a flag is one that vlmserve
+            sets itself.
+    """
+    _refuse_reserved(extra)
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        """vLLM's parser, with its errors as ours."""
+
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(
+                f"vLLM does not accept these settings: {message}",
+                hint="flags after -- are those of `vllm serve`",
+            )
+
+    args: Namespace = make_arg_parser(Parser(prog="vlmserve serve --")).parse_args([*flags, *extra])
+    if args.model_tag is not None:
+        raise ConfigError(f"{args.model_tag}: only flags can be given after --")
+    try:
+        validate_parsed_serve_args(args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"vLLM does not accept these settings: {error}") from error
+    return args
+
+
+def _refuse_reserved(extra: Sequence[str]) -> None:
+    for word in extra:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag in _RESERVED:
+            raise ConfigError(f"{flag} cannot be given after --", hint=f"use {_RESERVED[flag]}")

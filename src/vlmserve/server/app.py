@@ -1,0 +1,70 @@
+"""Puts vlmserve's routes and guards around vLLM 0.32's own OpenAI app."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from vlmserve.server.admission import Admission, AdmissionGate
+from vlmserve.server.auth import ApiKeyGuard
+from vlmserve.server.errors import ErrorTranslator
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
+
+    from vlmserve.config.serve import ServeConfig
+
+
+async def create_app(
+    engine_client: Any, args: "Namespace", admission: Admission, config: "ServeConfig"
+) -> "FastAPI":
+    """Build vLLM's app over a running engine and add ours.
+
+    Args:
+        engine_client: vLLM's asynchronous engine, loaded.
+        args: vLLM's own arguments.
+        admission: Shared with whoever decides to stop the server.
+        config: The operator's settings.
+
+    Returns:
+        The app; its lifespan is vLLM's.
+    """
+    from vllm.entrypoints.launchers import app as vllm_app
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+
+    # The last step of ``build_app`` prepares a hosting service that would execute a ``model.py``
+    # from a fixed folder if one lies there, and builds the middleware stack before ours is added.
+    vllm_app.sagemaker_standards_bootstrap = _unchanged
+    tasks = await engine_client.get_supported_tasks()
+    app: FastAPI = vllm_app.build_app(args, tasks, engine_client.model_config)
+    await init_app_state(engine_client, app.state, args, tasks)
+    _add_routes(app, admission)
+    # Starlette runs the middleware added last first.
+    app.add_middleware(AdmissionGate, admission=admission)
+    app.add_middleware(ErrorTranslator)
+    if key := api_key(config):
+        app.add_middleware(ApiKeyGuard, key=key)
+    return app
+
+
+def api_key(config: "ServeConfig") -> str | None:
+    """Read the API key from the environment; ``None`` where the API is open."""
+    # vLLM reads its own variable too, and would guard only a part of the routes with it.
+    names = config.server.api_key_env, "VLLM_API_KEY"
+    return next((value for name in names if (value := os.environ.get(name))), None)
+
+
+def _unchanged(app: "ASGIApp") -> "ASGIApp":
+    return app
+
+
+def _add_routes(app: "FastAPI", admission: Admission) -> None:
+    from fastapi.responses import JSONResponse
+
+    @app.get("/ready", include_in_schema=False)
+    async def ready() -> JSONResponse:
+        """200 while requests are taken. The server listens only after its models were probed."""
+        if admission.is_open:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "draining"}, status_code=503)
