@@ -1,0 +1,102 @@
+"""LLaVA-1.5 in the transformers format, and what LLaVA-NeXT shares with it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpec, subsection
+from vlmserve.checkpoint.families.decoder import DECODERS, decoder_tensors
+from vlmserve.checkpoint.families.encoder import ENCODERS, encoder_tensors
+from vlmserve.errors import CheckpointError
+
+_PROJECTOR = "multi_modal_projector."
+
+# transformers puts these in place of a vision_config that is absent altogether.
+_DEFAULT_VISION: Mapping[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
+class Llava(Family):
+    """LLaVA-1.5 and models of its class: CLIP or SigLIP, a two-layer projector, any decoder."""
+
+    name = "llava"
+    title = "LLaVA-1.5"
+    architectures = frozenset({"LlavaForConditionalGeneration"})
+    renames: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", _PROJECTOR),
+        ("lm_head.", "language_model.lm_head."),
+    )
+    tower_prefixes = ("vision_tower.",)
+    projector_prefixes: ClassVar[tuple[str, ...]] = (_PROJECTOR,)
+
+    @override
+    def expected_tensors(self, config: Config) -> dict[str, TensorSpec] | None:
+        text = subsection(config, "text_config") or {}
+        vision = subsection(config, "vision_config")
+        vision = dict(_DEFAULT_VISION) if vision is None else vision
+        decoder = DECODERS.get(str(text.get("model_type", "llama")))
+        encoder = ENCODERS.get(str(vision.get("model_type", "clip_vision_model")))
+        if decoder is None or encoder is None:
+            return None
+        tensors = decoder_tensors(decoder, text, where="text_config.", tied=self.is_tied(config))
+        used = _used_layers(config, Section(vision, encoder.defaults, "vision_config."))
+        tensors |= encoder_tensors(encoder, vision, used_layers=used)
+
+        width = Section(vision, encoder.defaults, "vision_config.").size("hidden_size")
+        hidden = Section(text, decoder.defaults, "text_config.").size("hidden_size")
+        layers = config.get("vision_feature_layer")
+        sources = len(layers) if isinstance(layers, list) else 1
+        tensors[f"{_PROJECTOR}linear_1.weight"] = TensorSpec((hidden, width * sources))
+        tensors[f"{_PROJECTOR}linear_2.weight"] = TensorSpec((hidden, hidden))
+        if config.get("multimodal_projector_bias", True):
+            tensors[f"{_PROJECTOR}linear_1.bias"] = TensorSpec((hidden,))
+            tensors[f"{_PROJECTOR}linear_2.bias"] = TensorSpec((hidden,))
+        return tensors
+
+    def is_tied(self, config: Config) -> bool:
+        """Whether ``lm_head`` shares the embedding."""
+        text = subsection(config, "text_config") or {}
+        return bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+
+    @override
+    def takes_embedding_lora(self, config: Config) -> bool:
+        text = subsection(config, "text_config") or {}
+        decoder = DECODERS.get(str(text.get("model_type", "llama")))
+        return decoder is not None and decoder.embedding_lora
+
+    @override
+    def explain(self, missing: frozenset[str], unexpected: frozenset[str]) -> str | None:
+        level = "vision_tower.vision_model."
+        flat = {name.replace(level, "vision_tower.") for name in missing if name.startswith(level)}
+        if not flat or not flat <= unexpected:
+            return None
+        return (
+            "The vision tower's tensors are named vision_tower.*, as transformers 5 saves them; "
+            "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file."
+        )
+
+
+def _used_layers(config: Config, vision: Section) -> int:
+    """How many layers of the tower are run: those up to the deepest whose output is used.
+
+    vllm 0.32, models/llava.py ``_get_num_hidden_layers``; negative numbers count from behind, where
+    -1 is the output of the last layer.
+    """
+    layers = config.get("vision_feature_layer", -2)
+    total = vision.size("num_hidden_layers")
+    wanted = layers if isinstance(layers, list) else [layers]
+    depths = [layer for layer in wanted if isinstance(layer, int)]
+    if not depths or len(depths) != len(wanted):
+        raise CheckpointError(
+            f"config.json: vision_feature_layer: an integer or a list is expected, not {layers!r}"
+        )
+    return max(total + layer + 1 if layer < 0 else layer for layer in depths)

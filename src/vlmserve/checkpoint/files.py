@@ -1,0 +1,32 @@
+"""Reading the small text files of a checkpoint, with errors that name the file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vlmserve.errors import CheckpointError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        CheckpointError: The file cannot be read, is not JSON, or holds something else; the message
+            names file and line.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 text: {error.reason}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: a JSON object is expected, not {type(value).__name__}")
+    return value
+
+
+def read_json_if_present(path: Path) -> dict[str, Any]:
+    """Like ``read_json``, but an absent file is an empty object."""
+    return read_json(path) if path.is_file() else {}

@@ -1,0 +1,78 @@
+"""A checkpoint's identity by content: what decides its answers, and nothing else."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlmserve.checkpoint.adapter import CONFIG_NAME
+from vlmserve.checkpoint.overlay import missing_files
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.errors import CheckpointError
+
+# Weights in any format, and the small files that vLLM and transformers read. A trainer's leftovers
+# and READMEs are not among them.
+_PATTERNS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "adapter_model.bin",
+    CONFIG_NAME,
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "*.py",
+)
+_NOT_A_MODEL = ("optimizer", "zero_to_fp32")
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Digest what decides a checkpoint's answers.
+
+    That is the content of weights, configuration, tokenizer, chat template and processor, with the
+    files' names in their directory; of an adapter its base's as well; and of a full model that
+    lacks a processor the files that would be borrowed. Where the directory lies does not matter.
+
+    Every byte is read: about a second for each gigabyte or two.
+
+    Returns:
+        ``sha256:`` and 64 hexadecimal digits.
+
+    Raises:
+        CheckpointError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for role, path in _content(checkpoint):
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror or error}") from error
+        # Fixed-length digests and a newline, which no name here has, keep entries apart.
+        digest.update(f"{role}/{path.name} {content}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _content(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+    if checkpoint.adapter is not None:
+        for path in _files(checkpoint.path):
+            yield "adapter", path
+    for path in _files(checkpoint.model.path):
+        yield "model", path
+    # For an adapter they lie in its own directory, which is in already.
+    if checkpoint.adapter is None and checkpoint.base is not None:
+        for name in sorted(missing_files(checkpoint)):
+            if (checkpoint.base.path / name).is_file():
+                yield "borrowed", checkpoint.base.path / name
+
+
+def _files(directory: Path) -> list[Path]:
+    paths = {path for pattern in _PATTERNS for path in directory.glob(pattern) if path.is_file()}
+    return sorted(path for path in paths if not path.name.startswith(_NOT_A_MODEL))

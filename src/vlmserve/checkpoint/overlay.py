@@ -1,0 +1,124 @@
+"""Completing a checkpoint that lacks its processor, in a directory of links beside it.
+
+Trainers often save weights alone. What is missing is borrowed from the base model, never written
+into the checkpoint itself.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmserve.checkpoint.processor import CHAT_TEMPLATE, Part, ProcessorFiles, find_processor
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A directory that serves as the checkpoint with its gaps filled."""
+
+    path: Path
+    borrowed: list[str]
+    """Names of the files that come from elsewhere."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A part that the model's directory lacks."""
+
+    part: Part
+    files: tuple[str, ...]
+    """Names of the donor's files that would fill it; empty when it cannot be filled."""
+
+
+def find_gaps(checkpoint: Checkpoint) -> list[Gap]:
+    """Which of processor, tokenizer and chat template are missing, and what would fill them.
+
+    A full fine-tune borrows from its base. For an adapter it is the base's directory that is
+    served, and the adapter's own may hold what that lacks.
+
+    Raises:
+        CheckpointError: One of the files is broken.
+    """
+    own = find_processor(checkpoint.model.path)
+    donor = _find_donor(checkpoint)
+    return [Gap(part, _filling(part, donor)) for part in own.missing]
+
+
+def missing_files(checkpoint: Checkpoint) -> list[str]:
+    """Names of the files that the checkpoint lacks and that ``create_overlay`` would borrow.
+
+    Raises:
+        CheckpointError: One of the files is broken.
+    """
+    return [name for gap in find_gaps(checkpoint) for name in gap.files]
+
+
+def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
+    """Make a directory with links to the checkpoint's files and to what it lacks.
+
+    Args:
+        checkpoint: The checkpoint; it is not touched.
+        parent: Where the directory is made, under the checkpoint's name. It must not have one of
+            that name yet.
+
+    Returns:
+        The new directory and what in it was borrowed.
+
+    Raises:
+        CheckpointError: There is nothing to borrow from, or the directory cannot be made.
+    """
+    gaps = find_gaps(checkpoint)
+    donor = _find_donor(checkpoint)
+    unfilled = [gap.part for gap in gaps if not gap.files]
+    if unfilled or donor is None:
+        what = " and ".join(unfilled or ("processor",))
+        raise CheckpointError(
+            f"{checkpoint.model.path}: {what} missing, and nothing at hand to borrow from",
+            hint="give the model it was trained from with --base-model DIR",
+        )
+    path = parent / checkpoint.model.name
+    try:
+        path.mkdir(parents=True)
+        for file in sorted(checkpoint.model.path.iterdir()):
+            if file.is_file():
+                (path / file.name).symlink_to(file.resolve())
+        for gap in gaps:
+            for name in gap.files:
+                _borrow(name, donor, path)
+        _keep_template(find_processor(checkpoint.model.path), path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    return Overlay(path, [name for gap in gaps for name in gap.files])
+
+
+def _find_donor(checkpoint: Checkpoint) -> ProcessorFiles | None:
+    if checkpoint.adapter is not None:
+        return find_processor(checkpoint.path)
+    return None if checkpoint.base is None else find_processor(checkpoint.base.path)
+
+
+def _filling(part: Part, donor: ProcessorFiles | None) -> tuple[str, ...]:
+    if donor is None or part in donor.missing:
+        return ()
+    if part == "chat template":
+        # It may sit inside a file that the checkpoint has an own version of: lifted out.
+        return (CHAT_TEMPLATE,) if donor.template is not None else ()
+    return donor.files[part]
+
+
+def _borrow(name: str, donor: ProcessorFiles, path: Path) -> None:
+    target = path / name
+    if name == CHAT_TEMPLATE and not (donor.directory / name).is_file():
+        target.write_text(donor.template or "", encoding="utf-8")
+        return
+    # What the checkpoint has of an incomplete part gives way to the donor's complete one.
+    target.unlink(missing_ok=True)
+    target.symlink_to((donor.directory / name).resolve())
+
+
+def _keep_template(own: ProcessorFiles, path: Path) -> None:
+    """Restore the checkpoint's own template where the file it was in was replaced."""
+    if own.template is not None and find_processor(path).template != own.template:
+        target = path / CHAT_TEMPLATE
+        target.unlink(missing_ok=True)
+        target.write_text(own.template, encoding="utf-8")
