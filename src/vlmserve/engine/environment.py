@@ -19,6 +19,7 @@ _INSTALL_HINT = (
 _DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",  # report usage to a server of its own
     "VLLM_LOGGING_LEVEL": "WARNING",  # print some 150 lines while it starts
+    "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",  # ask a dead address three times, in up to 113 s
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork a process that holds threads
     "TOKENIZERS_PARALLELISM": "false",  # warn about forking in each subprocess
 }
@@ -73,3 +74,5 @@ def _prepare_cpu(environ: MutableMapping[str, str]) -> None:
     # vLLM skips platform plugins when this is set, and with them the cure for CUDA-linked
     # torchvision. A CPU build finds its platform without it.
     environ.pop("VLLM_TARGET_DEVICE", None)
+    # Every process warns a dozen times of accelerator features that a CPU does not have.
+    environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -20,6 +20,7 @@ locate_media: ContextVar[Callable[[str], str | None] | None] = ContextVar(
 """In a server: finds the dotted field of the running request that holds a URL."""
 
 _MAX_REASON_CHARS = 200
+_HTTP_CLIENTS = ("aiohttp", "requests", "urllib3")
 
 
 def install() -> None:
@@ -62,6 +63,15 @@ def _connector_class() -> type[Any]:
                     f"fetching from {host or 'this address'} is not allowed; the operator can "
                     f"allow it with media.allowed_hosts: [{host}], or send the file as a data URL"
                 )
+
+        @override
+        def _load_file_url(self, url_spec: Any, media_io: Any) -> Any:
+            if self.allowed_local_media_path is None:
+                raise _refusal(
+                    "local files are not allowed; the operator can allow a directory with "
+                    "media.allowed_root, or send the file as a data URL"
+                )
+            return super()._load_file_url(url_spec, media_io)
 
     return RequestMediaConnector
 
@@ -106,22 +116,24 @@ def _kind(media_io: Any) -> str:
 
 
 def _reason(error: Exception, kind: str) -> str:
-    from vllm.exceptions import VLLMValidationError
-
-    # Details of a failed connection would let a caller map the network behind this server.
-    name = type(error).__name__
-    module = type(error).__module__.partition(".")[0]
     if isinstance(error, TimeoutError):
         return "it could not be fetched in time"
     if status := getattr(error, "status", None):
         return f"it could not be fetched: HTTP {status}"
-    if module in ("aiohttp", "requests") or isinstance(error, ConnectionError):
+    # Details of a failed connection would let a caller map the network behind this server.
+    if isinstance(error, ConnectionError) or type(error).__module__.startswith(_HTTP_CLIENTS):
         return "it could not be fetched: no connection"
-    if kind == "video" and isinstance(error, (ZeroDivisionError, IndexError)):
+    if kind == "video" and isinstance(error, (ZeroDivisionError, IndexError, RuntimeError)):
         return "it holds too few frames or states no frame rate"
-    if isinstance(error, NotImplementedError):
-        return "only base64 data URLs are supported"
+    return _sentence(error)
+
+
+def _sentence(error: Exception) -> str:
+    from vllm.exceptions import VLLMValidationError
+
     # VLLMValidationError.__str__ appends its fields; args[0] is the sentence.
     text = str(error.args[0]) if isinstance(error, VLLMValidationError) else str(error)
     text = text.partition("\n")[0].removeprefix("Failed to load image: ")
-    return text[:_MAX_REASON_CHARS] or name
+    if text.startswith("cannot identify image file"):
+        return "it is empty, or not an image file of a known format"
+    return text[:_MAX_REASON_CHARS] or type(error).__name__

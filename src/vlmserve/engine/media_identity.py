@@ -15,6 +15,8 @@ from typing import Any
 
 _LOG = logging.getLogger(__name__)
 
+_MAX_REASON_CHARS = 200
+
 
 def install() -> None:
     """Wrap the one method through which every endpoint's media pass; safe to call again."""
@@ -39,7 +41,7 @@ def install() -> None:
             # Processors are third-party code run on the caller's pixels; whatever they raise,
             # this request cannot be answered and the next one can.
             _LOG.warning("the model's processor refused a request's media", exc_info=True)
-            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            reason = _root_cause(error)
             raise VLLMValidationError(
                 f"the model's processor cannot take this image or video: {reason}",
                 parameter="messages",
@@ -60,6 +62,13 @@ def _refuse_missing_media(mm_data: Mapping[str, Any]) -> None:
                 "request; a uuid in their place is not accepted",
                 parameter="messages",
             )
+
+
+def _root_cause(error: BaseException) -> str:
+    # vLLM wraps what the processor said in a list of its internals.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0][:_MAX_REASON_CHARS] or type(error).__name__
 
 
 def _any_missing(items: Iterable[Any]) -> bool:

@@ -1,16 +1,16 @@
 """Decides how a checkpoint is put in front of vLLM: directory, names, adapter, media settings."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.checkpoint.overlay import create_overlay, missing_files
+from vlmserve.checkpoint.overlay import create_overlay, find_gaps
+from vlmserve.engine.media_limits import training_media_settings
 from vlmserve.errors import AdapterMismatchError, ConfigError
 
 if TYPE_CHECKING:
-    from vlmserve.checkpoint.provenance import TrainingInfo
+    from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
 
@@ -66,7 +66,7 @@ def plan_serving(
     config: "ServeConfig",
     scratch: Path,
     *,
-    train_env: Mapping[str, float] | None = None,
+    train_env: "VisionLimits | None" = None,
 ) -> ServingPlan:
     """Plan how to serve a checkpoint.
 
@@ -74,8 +74,7 @@ def plan_serving(
         checkpoint: The checkpoint, already found servable.
         config: The operator's settings; they win over what the training recorded.
         scratch: A directory of this process for overlays; it must outlive the engine.
-        train_env: What the training framework took from its environment, such as
-            ``{"MAX_PIXELS": 1003520}``; wins over its files.
+        train_env: What the training framework took from its environment; wins over its files.
 
     Returns:
         The plan.
@@ -85,43 +84,40 @@ def plan_serving(
         CheckpointError: Files are missing and there is no base to borrow them from.
         ConfigError: Two models would be served under one name.
     """
-    model = checkpoint
-    if checkpoint.adapter is not None:
-        if checkpoint.base is None:
-            raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
-        model = checkpoint.base
+    if checkpoint.adapter is not None and checkpoint.base is None:
+        raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
     notes: list[str] = []
-    model_path = _complete_directory(model, scratch, notes)
-    processor, loaders = _training_media_settings(checkpoint.training, train_env or {}, notes)
-    media_io = {kind: dict(settings) for kind, settings in loaders.items()}
+    model_path = _complete_directory(checkpoint, scratch, notes)
+    training = training_media_settings(checkpoint, train_env)
+    media_io = {kind: dict(settings) for kind, settings in training.media_io_kwargs.items()}
     for kind, settings in config.engine.media_io_kwargs.items():
         media_io.setdefault(kind, {}).update(settings)
     return ServingPlan(
         model_path=model_path,
-        base_name=_base_name(checkpoint, model, config),
+        base_name=_base_name(checkpoint, config),
         adapter=_plan_adapter(checkpoint, config),
-        mm_processor_kwargs={**processor, **config.engine.mm_processor_kwargs},
+        mm_processor_kwargs={**training.mm_processor_kwargs, **config.engine.mm_processor_kwargs},
         media_io_kwargs=media_io,
-        notes=tuple(notes),
+        notes=(*notes, *training.notes),
     )
 
 
-def _complete_directory(model: "Checkpoint", scratch: Path, notes: list[str]) -> Path:
-    if not missing_files(model):
-        return model.path
-    overlay = create_overlay(model, scratch)
+def _complete_directory(checkpoint: "Checkpoint", scratch: Path, notes: list[str]) -> Path:
+    if not find_gaps(checkpoint):
+        return checkpoint.model.path
+    overlay = create_overlay(checkpoint, scratch)
     notes.append(
-        f"{model.path.name} lacks {', '.join(overlay.borrowed)}: taken from its base; the "
+        f"{checkpoint.model.path.name} lacks {', '.join(overlay.borrowed)}: borrowed; the "
         "checkpoint itself was not changed"
     )
     return overlay.path
 
 
-def _base_name(checkpoint: "Checkpoint", model: "Checkpoint", config: "ServeConfig") -> str:
+def _base_name(checkpoint: "Checkpoint", config: "ServeConfig") -> str:
     if checkpoint.adapter is None:
-        return config.server.served_model_name or model.name
+        return config.server.served_model_name or checkpoint.name
     chosen = config.server.base_served_name
-    name = chosen or model.name
+    name = chosen or checkpoint.model.name
     if name != _adapter_name(checkpoint, config):
         return name
     if chosen is not None:
@@ -150,30 +146,3 @@ def _plan_adapter(checkpoint: "Checkpoint", config: "ServeConfig") -> PlannedAda
         max_rank=max_rank,
         in_vision=adapter.touches_vision_tower or adapter.touches_projector,
     )
-
-
-def _training_media_settings(
-    training: "TrainingInfo | None", env: Mapping[str, float], notes: list[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Read pixel and frame limits off the training; say each in a note."""
-    limits: dict[str, float] = {} if training is None else dict(training.media_limits)
-    limits.update(env)
-    processor: dict[str, Any] = {}
-    video: dict[str, Any] = {}
-    for name, value in sorted(limits.items()):
-        place = _PLACES.get(name)
-        if place is None:
-            continue
-        target, key = (processor if place[0] == "processor" else video), place[1]
-        target[key] = int(value) if math.isclose(value, round(value)) else value
-        notes.append(f"{name}={value:g} of the training is applied to serving as {key}")
-    return processor, {"video": video} if video else {}
-
-
-# What ms-swift and qwen-vl-utils call a limit, and where vLLM takes it.
-_PLACES = {
-    "MAX_PIXELS": ("processor", "max_pixels"),
-    "MIN_PIXELS": ("processor", "min_pixels"),
-    "FPS": ("video", "fps"),
-    "FPS_MAX_FRAMES": ("video", "max_frames"),
-}

@@ -8,9 +8,10 @@ def register() -> None:
     """
     from vllm.platforms import current_platform
 
-    from vlmserve.engine import cpu_lora, media_connector, media_identity
+    from vlmserve.engine import cpu_lora, exact_lengths, media_connector, media_identity
 
     if current_platform.is_cpu():
         cpu_lora.install()
+    exact_lengths.install()
     media_connector.install()
     media_identity.install()

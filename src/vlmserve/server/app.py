@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from vlmserve.server import validation
 from vlmserve.server.admission import Admission, AdmissionGate
 from vlmserve.server.auth import ApiKeyGuard
 from vlmserve.server.errors import ErrorTranslator
@@ -39,6 +40,8 @@ async def create_app(
     tasks = await engine_client.get_supported_tasks()
     app: FastAPI = vllm_app.build_app(args, tasks, engine_client.model_config)
     await init_app_state(engine_client, app.state, args, tasks)
+    _hide_paths(app)
+    validation.install(app)
     _add_routes(app, admission)
     # Starlette runs the middleware added last first.
     app.add_middleware(AdmissionGate, admission=admission)
@@ -57,6 +60,20 @@ def api_key(config: "ServeConfig") -> str | None:
 
 def _unchanged(app: "ASGIApp") -> "ASGIApp":
     return app
+
+
+def _hide_paths(app: "FastAPI") -> None:
+    """Keep this host's directories out of ``/v1/models``, which gives them as ``root``."""
+    models = app.state.openai_serving_models
+    show = models.show_available_models
+
+    async def show_without_paths() -> Any:
+        listed = await show()
+        for card in listed.data:
+            card.root = card.id
+        return listed
+
+    models.show_available_models = show_without_paths
 
 
 def _add_routes(app: "FastAPI", admission: Admission) -> None:

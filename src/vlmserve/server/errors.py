@@ -1,35 +1,20 @@
 """One shape for every error of the HTTP API: OpenAI's.
 
-vLLM 0.32 answers most errors in a shape of its own: the HTTP status in ``code`` where OpenAI's
-clients expect a string, ``param`` without the place in the request, messages that list processor
-internals. ``ErrorTranslator`` sits outside vLLM's app and rewrites bodies of status 400 and above;
-successful answers and streams pass untouched.
+``ErrorTranslator`` sits outside vLLM's app and rewrites the bodies of responses of status 400 and
+above; successful answers and streams pass untouched.
 """
 
 import json
-import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.engine.media_connector import locate_media
 from vlmserve.errors import RequestError, VlmserveError
 from vlmserve.server.request_body import RequestBody
+from vlmserve.server.translation import openai_error, translate
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-# How vLLM 0.32 says that a prompt is too long: renderers/params.py, v1/engine/input_processor.py
-# and entrypoints/serve/utils/api_utils.py.
-_TOO_LONG = (
-    re.compile(r"maximum context length is (?P<limit>\d+) tokens.*?contains (?P<total>.*? tokens)"),
-    re.compile(r"maximum context length is (?P<limit>\d+) tokens.*?contains (?P<total>\d+ char)"),
-    re.compile(r"prompt \(length (?P<total>\d+)\).*?longer than the maximum.*?of (?P<limit>\d+)"),
-    re.compile(r"Input length \((?P<total>\d+)\) exceeds.*?\((?P<limit>\d+)\)"),
-)
-_TOO_MANY_MEDIA = re.compile(r"At most (?P<limit>\d+) (?P<kind>\w+)\(s\) may be provided")
-_UNKNOWN_MODEL = re.compile(r"The model `.*` does not exist")
-_FIELDS_SUFFIX = re.compile(r" \((?:parameter=[^()]*)?(?:, )?(?:value=.*)?\)$", re.DOTALL)
-_MEDIA_KINDS = {"image": "invalid_image", "video": "invalid_video", "audio": "invalid_audio"}
 
 
 def error_body(error: VlmserveError) -> dict[str, Any]:
@@ -43,11 +28,7 @@ def error_body(error: VlmserveError) -> dict[str, Any]:
     """
     message = error.message if error.hint is None else f"{error.message} {error.hint}"
     param = error.param if isinstance(error, RequestError) else None
-    return _body(message, error.type, param, error.code)
-
-
-def _body(message: str, type_: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+    return openai_error(message, error.type, param, error.code)
 
 
 async def send_error(
@@ -112,97 +93,3 @@ class _Answer:
             if name.lower() not in (b"content-type", b"content-length")
         )
         await send_error(self._send, status, body, kept)
-
-
-def translate(
-    status: int, content: bytes, request: RequestBody | None = None
-) -> tuple[int, dict[str, Any]]:
-    """Turn vLLM's error body into OpenAI's.
-
-    Args:
-        status: The HTTP status that vLLM chose, 400 or above.
-        content: The body that vLLM wrote; anything, also empty.
-        request: The request's body, to find the place in it that is at fault.
-
-    Returns:
-        The status and the body to send.
-    """
-    message, param, code = _read(status, content)
-    message = _FIELDS_SUFFIX.sub("", message).strip()
-    for pattern in _TOO_LONG:
-        if found := pattern.search(message):
-            return _too_long(found)
-    if found := _TOO_MANY_MEDIA.search(message):
-        return _too_many_media(found, request)
-    if _UNKNOWN_MODEL.search(message):
-        return 404, _body(message, "invalid_request_error", "model", "model_not_found")
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        status = HTTPStatus.BAD_REQUEST
-    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return status, _body(
-            message, _error_type(status), _dotted(param), code or _media_code(message)
-        )
-    return status, _body(message, "server_error", None, code)
-
-
-def _read(status: int, content: bytes) -> tuple[str, str | None, str | None]:
-    phrase = HTTPStatus(status).phrase
-    try:
-        parsed = json.loads(content)
-    except ValueError:
-        return content.decode("utf-8", "replace")[:500] or phrase, None, None
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
-    if not isinstance(error, dict):
-        return str(error or parsed or phrase), None, None
-    message = str(error.get("message") or error.get("detail") or phrase)
-    param, code = error.get("param"), error.get("code")
-    # vLLM puts the HTTP status into ``code``; only a string is OpenAI's.
-    return (
-        message,
-        param if isinstance(param, str) else None,
-        code if isinstance(code, str) else None,
-    )
-
-
-def _error_type(status: int) -> str:
-    if status == HTTPStatus.UNAUTHORIZED:
-        return "authentication_error"
-    return "invalid_request_error"
-
-
-def _media_code(message: str) -> str | None:
-    for kind, code in _MEDIA_KINDS.items():
-        if message.startswith(f"this {kind} cannot be used"):
-            return code
-    return "invalid_media" if "cannot take this image or video" in message else None
-
-
-def _dotted(param: str | None) -> str | None:
-    """Spell pydantic's ``body.messages.0.content`` as ``messages[0].content``."""
-    if param is None:
-        return None
-    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", param.removeprefix("body."))
-
-
-def _too_long(found: re.Match[str]) -> tuple[int, dict[str, Any]]:
-    total = found["total"].replace(" input", "").removesuffix(" char").removesuffix(" tokens")
-    unit = "characters" if found["total"].endswith("char") else "tokens"
-    message = (
-        f"the prompt has {total} {unit}, and this model's context is {found['limit']} tokens, of "
-        "which the answer needs at least one; nothing was cut"
-    )
-    return 400, _body(message, "invalid_request_error", "messages", "context_length_exceeded")
-
-
-def _too_many_media(
-    found: re.Match[str], request: RequestBody | None
-) -> tuple[int, dict[str, Any]]:
-    limit, kind = int(found["limit"]), found["kind"]
-    places = [] if request is None else request.media_fields(kind)
-    given = f"{len(places)} {kind}s are given" if len(places) > limit else f"too many {kind}s"
-    message = (
-        f"{given}, and one request may hold {limit}; the operator can raise "
-        f"engine.limit_mm_per_prompt.{kind}"
-    )
-    param = places[limit] if len(places) > limit else "messages"
-    return 400, _body(message, "invalid_request_error", param, f"too_many_{kind}s")
