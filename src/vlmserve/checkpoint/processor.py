@@ -19,12 +19,12 @@ PARTS: tuple[Part, ...] = ("image processor", "tokenizer", "chat template")
 
 CHAT_TEMPLATE = "chat_template.jinja"
 
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
 )
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -61,7 +61,7 @@ def find_processor(directory: Path) -> ProcessorFiles:
     def present(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if (directory / name).is_file())
 
-    processor, tokenizer = present(_PROCESSOR_FILES), present(_TOKENIZER_FILES)
+    processor, tokenizer = present(PROCESSOR_FILES), present(TOKENIZER_FILES)
     template, template_files = _find_template(directory)
     has_part: dict[Part, bool] = {
         "image processor": _has_image_processor(directory, processor),

@@ -56,8 +56,11 @@ class TensorInfo:
         """Size of the values in bytes."""
         return self.end - self.start
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, limit_bytes: int | None = None) -> Iterator[bytes]:
         """The values' bytes in order, some MiB at a time; a chunk never splits a value.
+
+        Args:
+            limit_bytes: Stop after so many; all when ``None``.
 
         Raises:
             CheckpointError: The file cannot be read or is shorter than its header says.
@@ -65,7 +68,7 @@ class TensorInfo:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.start)
-                left = self.nbytes
+                left = self.nbytes if limit_bytes is None else min(limit_bytes, self.nbytes)
                 while left:
                     chunk = file.read(min(left, _CHUNK_BYTES))
                     if not chunk:
@@ -150,25 +153,20 @@ def count_nonfinite(tensor: TensorInfo) -> int | None:
     return count
 
 
-def is_equal(left: TensorInfo, right: TensorInfo, *, limit: int | None = None) -> bool:
+def is_equal(left: TensorInfo, right: TensorInfo, *, limit_bytes: int | None = None) -> bool:
     """Whether two tensors have the same type, shape and bytes.
 
     Args:
         left: One tensor.
         right: The other.
-        limit: Compare only so many leading chunks of some MiB; all when ``None``.
+        limit_bytes: Compare only so many leading bytes; all when ``None``.
     """
     if (left.dtype, left.shape) != (right.dtype, right.shape):
         return False
     if left.start == right.start and left.path.samefile(right.path):
         return True
-    pairs = zip(left.chunks(), right.chunks(), strict=True)
-    for index, (ours, theirs) in enumerate(pairs):
-        if index == limit:
-            break
-        if ours != theirs:
-            return False
-    return True
+    chunks = zip(left.chunks(limit_bytes), right.chunks(limit_bytes), strict=True)
+    return all(ours == theirs for ours, theirs in chunks)
 
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:

@@ -1,0 +1,124 @@
+"""``vlmserve check``: what is wrong with a checkpoint, from its files."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from vlmserve.checkpoint.source import Checkpoint, load_checkpoint
+from vlmserve.doctor.describe import describe_checkpoint
+from vlmserve.doctor.finding import Finding, Severity
+from vlmserve.doctor.run import DoctorReport, run_checks
+from vlmserve.errors import CheckpointError, ConfigError
+
+_STYLES: dict[Severity, str] = {"block": "bold red", "warn": "bold yellow", "info": "bold cyan"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "--ckpt", required=True, metavar="DIR", help="checkpoint directory, or a cached hub id"
+    )
+    parser.add_argument(
+        "--base-model", metavar="DIR", help="what it was trained from; wins over what it names"
+    )
+    parser.add_argument(
+        "--path-map",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="where a path that the checkpoint names has moved; may be given again",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="let warnings decide the exit status, too"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="leave out the check that reads every weight"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check a checkpoint and print what was found.
+
+    Returns:
+        0, or 4 when something blocks serving (with ``--strict``, also when something warns).
+    """
+    checkpoint = load_checkpoint(
+        args.ckpt, base_model=args.base_model, path_map=parse_path_map(args.path_map)
+    )
+    report = run_checks(checkpoint, fast=args.fast)
+    is_bad = bool(report.blocking or (args.strict and report.warnings))
+    text = json.dumps(report.as_json(checkpoint), indent=2, ensure_ascii=False)
+    if args.json == Path("-"):
+        print(text)
+        return CheckpointError.exit_code if is_bad else 0
+    if args.json is not None:
+        try:
+            args.json.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--json {args.json}: {error.strerror or error}") from error
+    _print_report(checkpoint, report)
+    return CheckpointError.exit_code if is_bad else 0
+
+
+def parse_path_map(pairs: Iterable[str]) -> dict[str, str]:
+    """Parse ``OLD=NEW`` strings.
+
+    Raises:
+        ConfigError: One has no ``=`` or an empty side.
+    """
+    path_map = {}
+    for pair in pairs:
+        old, _, new = pair.partition("=")
+        if not old or not new:
+            raise ConfigError(f"--path-map {pair}: expected OLD=NEW, such as /data=/mnt/data")
+        path_map[old] = new
+    return path_map
+
+
+def _print_report(checkpoint: Checkpoint, report: DoctorReport) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(str(checkpoint.path), style="bold", markup=False)
+    console.print(describe_checkpoint(checkpoint), markup=False)
+    for finding in report.findings:
+        console.print()
+        _print_finding(console, finding)
+    if report.unknown:
+        console.print("\nnot checked:", style="bold")
+        for unknown in report.unknown:
+            console.print(f"  {unknown.id}: {unknown.reason}", markup=False)
+    console.print()
+    style, verdict = _verdict(report)
+    console.print(verdict, style=style, markup=False)
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    console.print(f"{finding.severity:5}", style=_STYLES[finding.severity], end=" ")
+    console.print(f"{finding.id}: {finding.title}", style="bold", markup=False)
+    if finding.caused_by is not None:
+        console.print(f"      follows from {finding.caused_by}", markup=False)
+    for evidence in finding.evidence:
+        place = " ".join(part for part in (evidence.file, evidence.key) if part)
+        console.print(f"      {place}: {evidence.value}", style="dim", markup=False)
+    console.print(f"      {finding.consequence}", markup=False)
+    console.print(f"      remedy: {finding.remedy}", markup=False)
+    console.print(f"      source: {finding.source}", style="dim", markup=False)
+
+
+def _verdict(report: DoctorReport) -> tuple[str, str]:
+    counts = [
+        f"{len(report.blocking)} blocking" if report.blocking else "",
+        f"{len(report.warnings)} warning{'s' if len(report.warnings) > 1 else ''}"
+        if report.warnings
+        else "",
+    ]
+    found = ", ".join(count for count in counts if count)
+    if not found:
+        return "bold green", "nothing found that keeps it from being served as it was trained"
+    serious = (report.blocking or report.warnings)[0]
+    return _STYLES[serious.severity], f"{found}: {serious.title}"

@@ -1,0 +1,237 @@
+"""Would vLLM apply the adapter, all of it, and is it laid on the model it was trained on?"""
+
+from collections.abc import Iterator
+
+from vlmserve.checkpoint.adapter import (
+    CONFIG_NAME,
+    MAX_LORA_RANK,
+    WEIGHTS_NAME,
+    AdapterInfo,
+    AdapterMatch,
+    ShapeMismatch,
+    match_adapter,
+)
+from vlmserve.checkpoint.files import read_json_if_present
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.doctor.finding import (
+    Evidence,
+    Finding,
+    Outcome,
+    Unknown,
+    enumerate_names,
+    shown_path,
+)
+
+_SILENT = "vllm 0.32 lora/model_manager.py activate_adapter; vllm#48019, ms-swift#4725"
+_FEATURES = "vllm 0.32 lora/peft_helper.py _validate_features"
+_MERGE = (
+    "merge the adapter into its base (PEFT: merge_and_unload, ms-swift: swift export --merge_lora "
+    "true) and serve the result"
+)
+
+# Initialisations that leave the base as it is, so that the saved adapter is a plain one
+# (vllm 0.32 lora/peft_helper.py _init_is_supported).
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+
+# PEFT settings that vLLM refuses when they are set, with their names.
+_REFUSED = {
+    "use_dora": "DoRA",
+    "lora_bias": "LoRA bias",
+    "alora_invocation_tokens": "activated LoRA",
+    "layer_replication": "layer replication",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QALoRA",
+}
+
+
+def check_match(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+    """``lora.match``: modules of the adapter that vLLM does not find, or finds in other sizes."""
+    del fast
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return
+    if adapter.rank > MAX_LORA_RANK:
+        yield _rank_finding(adapter)
+    match = match_adapter(adapter, checkpoint.model)
+    if match is None:
+        reason = f"the modules of {checkpoint.architecture} are not known to vlmserve"
+        yield Unknown(id="lora.match", reason=reason)
+    elif match.unmatched or match.shape_mismatches or not match.matched:
+        yield _match_finding(checkpoint, adapter, match)
+
+
+def check_coverage(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+    """``lora.coverage``: parts of the adapter that vLLM refuses, ignores, or needs a switch for."""
+    del fast
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return
+    refused = _refused_features(adapter)
+    if refused:
+        yield Finding(
+            id="lora.coverage",
+            title=f"vLLM refuses adapters with {enumerate_names((name for name, _ in refused), 5)}",
+            evidence=[evidence for _, evidence in refused],
+            consequence="vLLM fails to load the adapter.",
+            remedy=_MERGE,
+            source=_FEATURES,
+        )
+    if (checkpoint.path / "non_lora_trainables.bin").is_file():
+        yield Finding(
+            id="lora.coverage",
+            title="weights trained beside the adapter are in a file that vLLM does not read",
+            evidence=[
+                Evidence(file="non_lora_trainables.bin", key="", value="present, never opened")
+            ],
+            consequence="The base's own weights are used in their place: the projector's, mostly.",
+            remedy="merge it and the adapter with the scripts of the training code",
+            source="haotian-liu/LLaVA llava/train/train.py",
+            severity="warn",
+        )
+    match = match_adapter(adapter, checkpoint.model)
+    if match is not None and match.vision:
+        yield Finding(
+            id="lora.coverage",
+            title=f"{len(match.vision)} adapted modules are in the vision tower or the projector",
+            evidence=[
+                Evidence(file=WEIGHTS_NAME, key=enumerate_names(match.vision, 1), value="LoRA")
+            ],
+            consequence="Plain vLLM would drop them without a word; vlmserve serve sets "
+            "enable_tower_connector_lora, which applies them.",
+            remedy="nothing to do under vlmserve serve; elsewhere pass "
+            "--enable-tower-connector-lora to vLLM",
+            source=_SILENT,
+            severity="info",
+        )
+
+
+def check_identity(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+    """``base.identity``: the base is not the model that the adapter was trained on."""
+    del fast
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return
+    match = match_adapter(adapter, checkpoint.model)
+    if match is None:
+        return  # lora.match says that it is not checkable
+    evidence = [*_size_evidence(match), *_vocabulary_evidence(checkpoint)]
+    if evidence:
+        yield Finding(
+            id="base.identity",
+            title="the adapter was trained on another base model than the one it is laid on",
+            evidence=[
+                *evidence,
+                Evidence(
+                    file=CONFIG_NAME,
+                    key="base_model_name_or_path",
+                    value=f"{adapter.base_ref}; laid on {checkpoint.model.path}",
+                ),
+            ],
+            consequence="vLLM fails to load the adapter, or adapts another model's weights.",
+            remedy="give the base it was trained on with --base-model DIR",
+            source=_FEATURES,
+        )
+
+
+def _rank_finding(adapter: AdapterInfo) -> Finding:
+    return Finding(
+        id="lora.match",
+        title=f"rank {adapter.rank} is above vLLM's largest, {MAX_LORA_RANK}",
+        evidence=[Evidence(file=CONFIG_NAME, key="r, rank_pattern", value=str(adapter.rank))],
+        consequence="vLLM refuses to load the adapter.",
+        remedy=_MERGE,
+        source="vllm 0.32 config/lora.py MaxLoRARanks",
+    )
+
+
+def _match_finding(checkpoint: Checkpoint, adapter: AdapterInfo, match: AdapterMatch) -> Finding:
+    total = len(adapter.pairs)
+    fitting = set(match.matched) - {mismatch.module for mismatch in match.shape_mismatches}
+    evidence = []
+    if match.unmatched:
+        value = f"not in {checkpoint.architecture}: {enumerate_names(match.unmatched)}"
+        evidence.append(Evidence(file=WEIGHTS_NAME, key="module names", value=value))
+    evidence += [_shape_evidence(mismatch) for mismatch in match.shape_mismatches[:3]]
+    if not total:
+        evidence.append(Evidence(file=WEIGHTS_NAME, key="", value="no lora_A or lora_B tensors"))
+    if match.shape_mismatches:
+        consequence = "vLLM fails to load the adapter."
+    elif not fitting:
+        consequence = "vLLM loads it, reports success and answers exactly as the base model does."
+    else:
+        consequence = "vLLM applies the rest and drops these modules without a word."
+    return Finding(
+        id="lora.match",
+        title=f"{len(fitting)} of {total} LoRA modules fit the base model"
+        + ("" if fitting else ": this adapter would do nothing in vLLM"),
+        evidence=evidence,
+        consequence=consequence,
+        remedy="rename the adapter's keys to the base's module paths (save it with the same "
+        f"transformers version that the base is loaded with), or {_MERGE}",
+        source=_SILENT,
+    )
+
+
+def _shape_evidence(mismatch: ShapeMismatch) -> Evidence:
+    found = "absent" if mismatch.found is None else str(list(mismatch.found))
+    return Evidence(
+        file=WEIGHTS_NAME,
+        key=mismatch.tensor,
+        value=f"{found}, where the base takes {list(mismatch.expected)}",
+    )
+
+
+def _refused_features(adapter: AdapterInfo) -> list[tuple[str, Evidence]]:
+    """What vLLM refuses, by name, with where it stands."""
+    refused = [
+        (name, Evidence(file=CONFIG_NAME, key=key, value=str(adapter.config[key])))
+        for key, name in _REFUSED.items()
+        if adapter.config.get(key)
+    ]
+    saved = [name for name in adapter.modules_to_save if name not in ("classifier", "score")]
+    if saved:
+        evidence = Evidence(file=CONFIG_NAME, key="modules_to_save", value=", ".join(saved))
+        refused.append(("whole modules beside the LoRA", evidence))
+    if adapter.bias != "none":
+        evidence = Evidence(file=CONFIG_NAME, key="bias", value=adapter.bias)
+        refused.append(("trained biases", evidence))
+    init = adapter.init_lora_weights
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        evidence = Evidence(file=CONFIG_NAME, key="init_lora_weights", value=init)
+        refused.append((f"{init} initialisation, which changes the base", evidence))
+    extra = adapter.other_tensors
+    if extra and not refused:
+        value = f"{len(extra)} tensors that are not LoRA matrices"
+        evidence = Evidence(file=WEIGHTS_NAME, key=enumerate_names(extra), value=value)
+        refused.append(("tensors other than LoRA matrices", evidence))
+    return refused
+
+
+def _size_evidence(match: AdapterMatch) -> list[Evidence]:
+    """Sizes that differ in most modules: another model, not a broken tensor."""
+    modules = {mismatch.module for mismatch in match.shape_mismatches if mismatch.found is not None}
+    if 2 * len(modules) <= len(match.matched):
+        return []
+    return [_shape_evidence(match.shape_mismatches[0])]
+
+
+def _vocabulary_evidence(checkpoint: Checkpoint) -> list[Evidence]:
+    """A token in the adapter's tokenizer that the base has no embedding for."""
+    decoder = read_json_if_present(checkpoint.path / "tokenizer_config.json").get(
+        "added_tokens_decoder"
+    )
+    text = checkpoint.config.get("text_config")
+    rows = checkpoint.config.get("vocab_size") or (text or {}).get("vocab_size")
+    if not isinstance(decoder, dict) or not isinstance(rows, int):
+        return []
+    last = max((int(key) for key in decoder if str(key).isdecimal()), default=-1)
+    if last < rows:
+        return []
+    config = shown_path(checkpoint.model.path / "config.json", checkpoint)
+    return [
+        Evidence(
+            file="tokenizer_config.json",
+            key=f"added_tokens_decoder.{last}",
+            value=f"token id {last}, but {config} has vocab_size {rows}",
+        )
+    ]

@@ -1,0 +1,55 @@
+"""Is there what turns text and pixels into the model's input?"""
+
+from collections.abc import Iterator, Sequence
+
+from vlmserve.checkpoint.overlay import find_gaps
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
+
+
+def check_present(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+    """``proc.present``: image processor, tokenizer and chat template are there or at hand."""
+    del fast
+    gaps = find_gaps(checkpoint)
+    if not gaps:
+        return
+    missing = [gap.part for gap in gaps]
+    names = " and ".join(missing)
+    can_borrow = all(gap.files for gap in gaps)
+    donor = checkpoint.path if checkpoint.adapter is not None else None
+    if donor is None and checkpoint.base is not None:
+        donor = checkpoint.base.path
+    where = shown_path(checkpoint.model.path, checkpoint)
+    evidence = [Evidence(file=where, key=gap.part, value="missing") for gap in gaps]
+    if can_borrow and donor is not None:
+        files = ", ".join(name for gap in gaps for name in gap.files)
+        evidence.append(
+            Evidence(file=str(donor), key=names, value=f"would be borrowed from here: {files}")
+        )
+        remedy = (
+            f"copy {files} from {donor}, or from the training run; vlmserve serve borrows them in "
+            "a directory of links and leaves the checkpoint alone"
+        )
+    else:
+        remedy = (
+            "give the model it was trained from with --base-model DIR, or copy its processor, "
+            "tokenizer and chat template into the checkpoint"
+        )
+    yield Finding(
+        id="proc.present",
+        title=f"{names} missing" + (", but at hand in the base model" if can_borrow else ""),
+        evidence=evidence,
+        consequence="What is borrowed may differ from what was trained with, in image sizes above "
+        "all."
+        if can_borrow
+        else _consequence(missing),
+        remedy=remedy,
+        source="Qwen-VL-Series-Finetune#34, EasyR1#48; vllm 0.32, observed",
+        severity="warn" if can_borrow else "block",
+    )
+
+
+def _consequence(missing: Sequence[str]) -> str:
+    if list(missing) == ["chat template"]:
+        return "vLLM starts and fails at the first chat request."
+    return "vLLM does not start."

@@ -1,0 +1,140 @@
+"""Are the tensors those that the configuration asks for, and are they numbers?"""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+from vlmserve.checkpoint.families import Component
+from vlmserve.checkpoint.inventory import TensorInventory, compare_tensors
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.checkpoint.tensors import TensorInfo, count_nonfinite
+from vlmserve.doctor.finding import (
+    Evidence,
+    Finding,
+    Outcome,
+    Unknown,
+    enumerate_names,
+    shown_path,
+)
+
+_COMPONENTS: tuple[Component, ...] = ("vision tower", "projector", "language model")
+
+
+def check_tensors(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+    """``ckpt.tensors``: tensors that are missing, have no place, or have another shape."""
+    del fast
+    if checkpoint.family is None:
+        reason = f"the tensors of {checkpoint.architecture} are not known to vlmserve"
+        yield Unknown(id="ckpt.tensors", reason=reason)
+        return
+    if not checkpoint.weights.shards:
+        reason = "no safetensors files; pickled weights are not opened"
+        yield Unknown(id="ckpt.tensors", reason=reason)
+        return
+    inventory = compare_tensors(checkpoint)
+    if inventory is None:
+        reason = (
+            "the weights are quantised"
+            if checkpoint.config.get("quantization_config")
+            else f"this {checkpoint.family.title} has a part of a kind not known to vlmserve"
+        )
+        yield Unknown(id="ckpt.tensors", reason=reason)
+        return
+    evidence = list(_inventory_evidence(checkpoint, inventory))
+    if evidence:
+        yield _tensors_finding(inventory, evidence)
+
+
+def check_finite(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+    """``ckpt.finite``: values that are infinite or not a number.
+
+    Reads every weight; the fast pass reads an adapter's alone.
+    """
+    sources: list[Mapping[str, TensorInfo]] = []
+    if checkpoint.adapter is not None:
+        sources.append(checkpoint.adapter.tensors)
+    if fast:
+        reason = "the model's weights are not read in the fast pass; run vlmserve check"
+        yield Unknown(id="ckpt.finite", reason=reason)
+    elif checkpoint.weights.shards:
+        sources.append(checkpoint.tensors)
+    else:
+        reason = "no safetensors files; pickled weights are not opened"
+        yield Unknown(id="ckpt.finite", reason=reason)
+    bad: list[tuple[TensorInfo, int]] = []
+    for tensor in chain.from_iterable(source.values() for source in sources):
+        count = count_nonfinite(tensor)
+        if count:
+            bad.append((tensor, count))
+    if bad:
+        yield Finding(
+            id="ckpt.finite",
+            title=f"{len(bad)} tensors hold values that are infinite or not a number",
+            evidence=[
+                Evidence(
+                    file=shown_path(tensor.path, checkpoint),
+                    key=tensor.name,
+                    value=f"{count} of {math.prod(tensor.shape)} values",
+                )
+                for tensor, count in bad[:5]
+            ],
+            consequence="vLLM loads them without a word and answers with empty text.",
+            remedy="go back to a checkpoint from before training diverged; if it was converted to "
+            "float16, convert to bfloat16 instead",
+            source="vllm 0.32, observed: NaN weights give status 200 and empty text",
+        )
+
+
+def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> Iterator[Evidence]:
+    where = shown_path(checkpoint.model.path, checkpoint)
+    for component in _COMPONENTS:
+        groups = (
+            ("missing", inventory.missing.get(component, ())),
+            ("that the model has no place for", inventory.unexpected.get(component, ())),
+        )
+        for what, names in groups:
+            if names:
+                value = f"{_count(len(names))} {what}, e.g. {enumerate_names(names, 1)}"
+                yield Evidence(file=where, key=component, value=value)
+        # Tensors without values are ckpt.zero's.
+        mismatched = [
+            mismatch
+            for mismatch in inventory.mismatched.get(component, ())
+            if mismatch.found != (0,)
+        ]
+        if mismatched:
+            first = mismatched[0]
+            value = (
+                f"{_count(len(mismatched))} of another shape, e.g. {first.name}: "
+                f"{list(first.found)} in the file, {list(first.expected)} by config.json"
+            )
+            yield Evidence(file=where, key=component, value=value)
+
+
+def _tensors_finding(inventory: TensorInventory, evidence: list[Evidence]) -> Finding:
+    consequences = []
+    if inventory.missing:
+        consequences.append(
+            "vLLM fills missing linear weights with whatever is in memory, without a word, and "
+            "serves nonsense."
+        )
+    if inventory.unexpected or inventory.mismatched:
+        consequences.append("vLLM refuses tensors it has no place for and other shapes.")
+    remedy = (
+        "save the model again with save_pretrained from the class that config.json names; for a "
+        "renamed prefix, rename the tensors; for another vocabulary, set vocab_size to the rows "
+        "of embed_tokens"
+    )
+    return Finding(
+        id="ckpt.tensors",
+        title="; ".join(f"{item.key}: {item.value.partition(',')[0]}" for item in evidence),
+        evidence=evidence,
+        consequence=" ".join(consequences),
+        remedy=remedy if inventory.explanation is None else f"{inventory.explanation} {remedy}",
+        source="vllm 0.32 model_executor/model_loader/default_loader.py track_weights_loading; "
+        "vllm#18983",
+    )
+
+
+def _count(number: int) -> str:
+    return "1 tensor" if number == 1 else f"{number} tensors"
