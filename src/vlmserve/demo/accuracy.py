@@ -34,7 +34,7 @@ class TaskScore:
 def draw_samples(
     tasks: Iterable[Task], split: Split, number: int, seed: int | str
 ) -> dict[Task, list[Sample]]:
-    """Draw ``number`` single-turn samples of each task; a task's samples do not depend on others'."""
+    """Draw ``number`` samples of one turn for each task, whatever other tasks are drawn."""
     drawn = {}
     for task in tasks:
         generator = SampleGenerator(f"{seed}/{task}", split)
@@ -42,7 +42,6 @@ def draw_samples(
     return drawn
 
 
-@torch.no_grad()
 def measure_tasks(
     model: Any, encoder: SampleEncoder, samples: Mapping[Task, Sequence[Sample]]
 ) -> dict[Task, TaskScore]:
@@ -60,7 +59,8 @@ def measure_tasks(
         for first in range(0, len(asked), _BATCH):
             batch = asked[first : first + _BATCH]
             encoded = [encoder.encode(sample) for sample in batch]
-            score = score_batch(model, batch, encoded, chunks=_CHUNKS)
+            with torch.no_grad():
+                score = score_batch(model, batch, encoded, chunks=_CHUNKS)
             exact += score.exact
             nll += sum(score.nll)
             tokens += sum(score.tokens)

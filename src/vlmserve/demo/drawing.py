@@ -56,6 +56,9 @@ _CANVASES = [(56, 56)] * 6 + [(84, 84)] * 3 + [(56, 84), (84, 56)] * 2 + [(112, 
 _SMALL_CANVASES = [(56, 56)] * 7 + [(56, 84), (84, 56), (84, 84)]
 _GROUP_CANVASES = [(56, 84), (84, 56), (84, 84), (84, 84), (56, 112), (112, 56)]
 
+_SMALLEST_CHANCE = 0.6  # that a digit stands on the smallest canvas whatever the list says
+_ROTATE_CHANCE = 0.7
+
 
 def draw_shape(random: Random, shape: str, color: Rgb, *, small: bool = False) -> Pixels:
     """Draw one large shape near the middle of a dark canvas of a random size.
@@ -73,7 +76,7 @@ def draw_shape(random: Random, shape: str, color: Rgb, *, small: bool = False) -
     slack_y = max(0.0, min(height / 2 - radius - 1, 9.0))
     x = width / 2 + random.uniform(-slack_x, slack_x)
     y = height / 2 + random.uniform(-slack_y, slack_y)
-    _fill_shape(draw, shape, x, y, radius, _shade(random, color))
+    _fill_shape(draw, shape, (x, y), radius, _shade(random, color))
     return np.asarray(image)
 
 
@@ -85,7 +88,7 @@ def draw_group(random: Random, count: int, shape: str, color: Rgb) -> Pixels:
     for row, column in random.sample(cells, count):
         x = (column + 0.5) * CELL_PX + random.uniform(-3, 3)
         y = (row + 0.5) * CELL_PX + random.uniform(-3, 3)
-        _fill_shape(draw, shape, x, y, random.uniform(8, 10), _shade(random, color))
+        _fill_shape(draw, shape, (x, y), random.uniform(8, 10), _shade(random, color))
     return np.asarray(image)
 
 
@@ -97,7 +100,8 @@ def draw_field(random: Random, level: int) -> Pixels:
     )
     tint = np.array([random.randint(-15, 15) for _ in range(3)])
     field = level + noise.repeat(4, axis=0).repeat(4, axis=1) + tint
-    return np.clip(field, 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(field, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def draw_digit(random: Random, digit: Pixels, *, augment: bool) -> Pixels:
@@ -108,10 +112,12 @@ def draw_digit(random: Random, digit: Pixels, *, augment: bool) -> Pixels:
         digit: The scan, shape ``(8, 8)``, ink 0 to 255.
         augment: Rotate, scale and shift it a little, as training does.
     """
-    height, width = (56, 56) if random.random() < 0.6 else random.choice(_SMALL_CANVASES)
+    height, width = (
+        (56, 56) if random.random() < _SMALLEST_CHANCE else random.choice(_SMALL_CANVASES)
+    )
     side = random.randint(42, 54) if augment else 48
     glyph = Image.fromarray(digit)
-    if augment and random.random() < 0.7:
+    if augment and random.random() < _ROTATE_CHANCE:
         glyph = glyph.resize((64, 64), Image.Resampling.BICUBIC)
         glyph = glyph.rotate(random.uniform(-14, 14), Image.Resampling.BILINEAR)
     glyph = glyph.resize((side, side), Image.Resampling.BICUBIC)
@@ -148,7 +154,7 @@ def draw_motion(random: Random, direction: str, color: Rgb) -> Pixels:
             along = side - along
         x, y = (along, across) if dx else (across, along)
         image = Image.new("RGB", (side, side), background)
-        _fill_shape(ImageDraw.Draw(image), "circle", x, y, radius, shade)
+        _fill_shape(ImageDraw.Draw(image), "circle", (x, y), radius, shade)
         frames.append(np.asarray(image))
     return np.stack(frames)
 
@@ -172,9 +178,13 @@ def _shade(random: Random, color: Rgb) -> Rgb:
 
 
 def _fill_shape(
-    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, color: Rgb
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    center: tuple[float, float],
+    radius: float,
+    color: Rgb,
 ) -> None:
-    r = radius
+    (x, y), r = center, radius
     if shape == "circle":
         draw.ellipse([x - r, y - r, x + r, y + r], fill=color)
     elif shape == "square":

@@ -30,7 +30,9 @@ class Template:
     def jinja(self) -> str:
         """Return the chat template that writes these separators."""
         text = names.CHAT_TEMPLATE
-        text = text.replace("{{ message['role'] }}\n", f"{{{{ message['role'] }}}}{self.after_role}")
+        text = text.replace(
+            "{{ message['role'] }}\n", f"{{{{ message['role'] }}}}{self.after_role}"
+        )
         text = text.replace(f"{names.IM_END}\n", f"{names.IM_END}{self.after_end}")
         return text.replace("assistant\n", f"assistant{self.after_role}")
 

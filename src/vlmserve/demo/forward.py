@@ -55,8 +55,7 @@ def score_batch(
         encoded: Their encodings, in the same order.
         chunks: Split the language model's batch by length to save padding.
     """
-    core = getattr(model, "base_model", model)
-    core = core.model if hasattr(core, "peft_config") else model
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
     units = [_units(sample) for sample in samples]
     features = _encode_units(core.model.visual, [unit for each in units for unit in each])
     starts = np.cumsum([0, *(len(each) for each in units)])
@@ -157,7 +156,7 @@ def _encode_units(vision: Any, units: list[Pixels]) -> list[Tensor]:
 def _patches(pictures: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Normalise and cut ``(n, f, h, w, 3)`` into rows, merge cell by merge cell, channel first."""
     count, frames, height, width, _ = pictures.shape
-    pixels = (pictures.astype(np.float32) / 255 - _MEAN) / _STD
+    pixels = ((pictures / np.float32(255) - _MEAN) / _STD).astype(np.float32, copy=False)
     rows, columns = height // (PATCH_PX * MERGE), width // (PATCH_PX * MERGE)
     cut = pixels.reshape(count, frames, rows, MERGE, PATCH_PX, columns, MERGE, PATCH_PX, 3)
     cut = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)

@@ -2,10 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmserve.demo import tokenizer as demo_tokenizer
 from vlmserve.demo.drawing import CELL_PX
+from vlmserve.demo.recipe import WEIGHTS_DIR, load_shipped
 from vlmserve.platform import cure_torch_extensions
 
 if TYPE_CHECKING:
@@ -134,17 +135,24 @@ def save_checkpoint(
     create_processor(tokenizer).save_pretrained(folder)
 
 
-def load_model(folder: Path) -> "Qwen2VLForConditionalGeneration":
+def load_model(folder: Path, config_from: Path | None = None) -> "Qwen2VLForConditionalGeneration":
     """Load the weights of a full checkpoint in fp32.
+
+    Args:
+        folder: Where the weights are.
+        config_from: Where ``config.json`` is, if not there too.
 
     Raises:
         OSError: The folder holds no checkpoint.
     """
     cure_torch_extensions()
     import torch
-    from transformers import Qwen2VLForConditionalGeneration
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    config = Qwen2VLConfig.from_pretrained(config_from or folder)
+    return Qwen2VLForConditionalGeneration.from_pretrained(
+        folder, config=config, dtype=torch.float32
+    )
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -157,3 +165,26 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def load_shipped_model(name: str, root: Path = WEIGHTS_DIR) -> Any:
+    """Load a trained checkpoint from the package, its weights verified.
+
+    Args:
+        name: One of ``vlmserve.demo.recipe.TRAINED``.
+        root: The folder of folders to look in; the package's own by default.
+
+    Returns:
+        The model in evaluation mode; for an adapter, PEFT's wrapper around the base.
+
+    Raises:
+        ConfigError: No trained checkpoint has that name.
+        CheckpointError: It or its base is missing or damaged.
+    """
+    shipped = load_shipped(name, root)
+    base = load_shipped("base", root)
+    if shipped.weights_file == "adapter_model.safetensors":
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(load_model(base.folder), shipped.folder).eval()
+    return load_model(shipped.folder, config_from=base.folder).eval()

@@ -19,7 +19,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is Any to mypy
     """Muon with Nesterov momentum and decoupled weight decay.
 
     Args:
@@ -37,12 +37,9 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @override
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """Update every matrix that has a gradient.
 
@@ -51,19 +48,23 @@ class Muon(torch.optim.Optimizer):
         """
         if closure is not None:
             raise ValueError("Muon takes no closure")
-        for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    update = self._momentum(matrix, group["momentum"])
-                    wide = update if update.shape[0] <= update.shape[1] else update.T
-                    by_shape[tuple(wide.shape)].append((matrix, wide))
-            for pairs in by_shape.values():
-                steps = _orthogonalize(torch.stack([wide for _, wide in pairs]))
-                for (matrix, _), step in zip(pairs, steps, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    oriented = step if matrix.shape == step.shape else step.T
-                    matrix.add_(oriented, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+        with torch.no_grad():
+            for group in self.param_groups:
+                self._step_group(group)
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for matrix in group["params"]:
+            if matrix.grad is not None:
+                update = self._momentum(matrix, group["momentum"])
+                wide = update if update.shape[0] <= update.shape[1] else update.T
+                by_shape[tuple(wide.shape)].append((matrix, wide))
+        for pairs in by_shape.values():
+            steps = _orthogonalize(torch.stack([wide for _, wide in pairs]))
+            for (matrix, _), step in zip(pairs, steps, strict=True):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                oriented = step if matrix.shape == step.shape else step.T
+                matrix.add_(oriented, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
     def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
         """Fold the gradient into the running mean and look one step ahead (Nesterov)."""

@@ -53,6 +53,9 @@ ORDINALS = ("first", "second", "third", "fourth")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MAX_OPERAND = 49
 
+_SAME_CHANCE = 0.5
+_VISIBLE_DIFFERENCE = 45  # of 255 levels of brightness
+
 QUESTIONS: dict[Task, tuple[str, ...]] = {
     "color": ("What color is the shape?", "Name the color."),
     "shape": ("What shape is this?", "Name the shape."),
@@ -135,6 +138,7 @@ class SampleGenerator:
         self._random = Random(f"vlmserve-demo/{DATA_VERSION}/{split}/{seed}")  # noqa: S311
         self._split = split
         self._multi_turn = multi_turn
+        self._scans: dict[int, list[Pixels]] = {}
         self._makers: dict[Task, Callable[[], Sample]] = {
             "color": lambda: self._colored(COLORS, "color"),
             "newcolor": lambda: self._colored(NEW_COLORS, "newcolor"),
@@ -183,7 +187,7 @@ class SampleGenerator:
     def _bright(self) -> Sample:
         """Which of two grey fields is brighter."""
         levels = [0, 0]
-        while abs(levels[0] - levels[1]) < 45:  # noqa: PLR2004 - clearly visible
+        while abs(levels[0] - levels[1]) < _VISIBLE_DIFFERENCE:
             levels = [self._random.randint(20, 235) for _ in range(2)]
         images = self._of_split(lambda: tuple(draw_field(self._random, level) for level in levels))
         return _about(images, self._turn("bright", ORDINALS[levels[1] > levels[0]]))
@@ -192,7 +196,7 @@ class SampleGenerator:
         """Whether two images show the same shape; then what is in each."""
         one = self._random.choice(SHAPES)
         others = [shape for shape in SHAPES if shape != one]
-        shapes = [one, one if self._random.random() < 0.5 else self._random.choice(others)]
+        shapes = [one, one if self._random.random() < _SAME_CHANCE else self._random.choice(others)]
         colors = [self._random.choice(list(COLORS)) for _ in shapes]
         answer = "yes" if shapes[0] == shapes[1] else "no"
         images = self._draw_shapes(shapes, colors)
@@ -272,8 +276,17 @@ class SampleGenerator:
         )
 
     def _draw_digit(self, digit: int) -> Pixels:
-        scan = self._random.choice(load_digits(self._split)[digit])
-        return draw_digit(self._random, scan, augment=self._split == "train")
+        return draw_digit(self._random, self._scan(digit), augment=self._split == "train")
+
+    def _scan(self, digit: int) -> Pixels:
+        """Pick a scan; held out, each is shown once before any is shown again."""
+        scans = load_digits(self._split)[digit]
+        if self._split != "heldout":
+            return self._random.choice(scans)
+        deck = self._scans.setdefault(digit, [])
+        if not deck:
+            deck += self._random.sample(scans, len(scans))
+        return deck.pop()
 
     def _of_split(self, draw: Callable[[], tuple[Pixels, ...]]) -> tuple[Pixels, ...]:
         """Draw until the pixels belong to this generator's split."""

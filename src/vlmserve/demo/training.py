@@ -88,6 +88,15 @@ class BaseRecipe:
             raise ConfigError("steps, shards and samples a shard must be at least 1")
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """When and on how much to measure during training; does not change the weights."""
+
+    every_steps: int = 300
+    samples: int = 60
+    """Of each task, drawn from the validation split."""
+
+
 @dataclass(slots=True)
 class TrainingLog:
     """What a training left behind besides the weights."""
@@ -111,8 +120,7 @@ def train_base(
     recipe: BaseRecipe,
     *,
     processes: int = 2,
-    validate_every: int = 300,
-    validation_samples: int = 60,
+    validation: Validation = Validation(),
     observe: Observer = lambda _step, _loss: None,
     checkpoint: Checkpoint = lambda _model, _log: None,
 ) -> tuple[Any, TrainingLog]:
@@ -121,8 +129,7 @@ def train_base(
     Args:
         recipe: What to do.
         processes: 1, or one for each shard; does not change the result.
-        validate_every: Steps between two measurements on the validation split.
-        validation_samples: Samples of each task to measure on.
+        validation: When to measure.
         observe: Progress.
         checkpoint: Where to keep what there is so far.
 
@@ -138,18 +145,18 @@ def train_base(
         )
     started, cpu = time.monotonic(), _cpu_s()
     trainer = _Trainer(recipe, range(recipe.shards) if processes == 1 else range(1))
-    validation = draw_samples(BASE_TASKS, "validation", validation_samples, "training")
+    samples = draw_samples(BASE_TASKS, "validation", validation.samples, "training")
     log = TrainingLog()
     losses: list[float] = []
     with _helpers(recipe, processes):
         for step in range(1, recipe.steps + 1):
             losses.append(trainer.step())
             observe(step, losses[-1])
-            if step % validate_every and step != recipe.steps:
+            if step % validation.every_steps and step != recipe.steps:
                 continue
-            scores = measure_tasks(trainer.model, trainer.encoder, validation)
+            scores = measure_tasks(trainer.model, trainer.encoder, samples)
             log.wall_s = round(time.monotonic() - started, 1)
-            recent = losses[-validate_every:]
+            recent = losses[-validation.every_steps :]
             log.points.append(
                 {
                     "step": step,
@@ -179,7 +186,9 @@ def lr_scale(step: int, steps: int, *, warmup_steps: int, final_fraction: float 
 
 def _cpu_s() -> float:
     """Return the CPU seconds of this process and of its children that have ended."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
@@ -247,7 +256,9 @@ class _Trainer:
 
 def _optimizers(model: Any, recipe: BaseRecipe) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for the rest, no decay on norms and biases."""
-    matrices, tables, vectors = [], [], []
+    matrices: list[torch.Tensor] = []
+    tables: list[torch.Tensor] = []
+    vectors: list[torch.Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and "embed_tokens" not in name:  # noqa: PLR2004 - a matrix
             matrices.append(parameter)

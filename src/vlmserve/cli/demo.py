@@ -1,0 +1,185 @@
+"""``vlmserve demo``: the tiny trained model, its fine-tunes, their held-out sets, and a tour."""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlmserve.demo.reproduce import Progress
+    from vlmserve.demo.training import Observer
+
+_DATA = Path("evals/demo/data")
+_PILOT = Path("evals/demo/pilot.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions of ``vlmserve demo``."""
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    _add_build(actions)
+    _add_train(actions)
+    _add_data(actions)
+    _add_pilot(actions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the chosen action and return the exit status."""
+    status: int = args.act(args)
+    return status
+
+
+def _add_build(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "build",
+        help="write the demo checkpoints, good and bad, from the shipped weights",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write them into")
+    parser.add_argument(
+        "--only",
+        metavar="NAME,...",
+        help="write these alone, and the base, which the others refer to",
+    )
+    parser.set_defaults(act=_build)
+
+
+def _add_train(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "train",
+        help="train the demo checkpoints again; tens of minutes on two cores",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write them into")
+    parser.add_argument(
+        "--variant",
+        default="all",
+        choices=("base", "good", "good-lora", "forgetful", "wrong-template", "all"),
+        help="which to train; a fine-tune starts from --out's base, else from the shipped one "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the base (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=None, help="instead of each recipe's own, to try things out"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2,
+        choices=(1, 2),
+        help="for the base; the weights are the same either way (default: %(default)s)",
+    )
+    parser.set_defaults(act=_train)
+
+
+def _add_data(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "data", help="write or check the demo's held-out sets", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--out", type=Path, default=_DATA, help="folder of the Parquet files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pilot",
+        type=Path,
+        default=_PILOT,
+        help="the plan that says how many samples (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; compare with what would be written"
+    )
+    parser.set_defaults(act=_data)
+
+
+def _add_pilot(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "pilot",
+        help="measure on the validation split how many held-out samples each task needs",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--out", type=Path, default=_PILOT, help="the plan to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=1000, help="of each task (default: %(default)s)"
+    )
+    parser.set_defaults(act=_pilot)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from vlmserve.demo.zoo import build_zoo
+
+    only = None if args.only is None else [name.strip() for name in args.only.split(",")]
+    for folder in build_zoo(args.out, only):
+        print(folder)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from vlmserve.demo.recipe import TRAINED
+    from vlmserve.demo.reproduce import Settings, train_variants
+
+    names = TRAINED if args.variant == "all" else (args.variant,)
+    settings = Settings(seed=args.seed, steps=args.steps, processes=args.processes)
+    with _bars() as progress:
+        train_variants(names, args.out, settings=settings, progress=progress)
+    for name in names:
+        print(args.out / name)
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    from vlmserve.demo.heldout import check_heldout, write_heldout
+    from vlmserve.demo.pilot import load_sizes
+
+    sizes = load_sizes(args.pilot)
+    if not args.check:
+        write_heldout(args.out, sizes)
+        print(f"{args.out}: {sum(sizes.values())} samples in {len(sizes)} files")
+        return 0
+    faults = check_heldout(args.out, sizes)
+    if faults:
+        raise ConfigError("\n".join(faults), hint="write them again with: vlmserve demo data")
+    print(f"{args.out}: {sum(sizes.values())} samples are what the generator draws")
+    return 0
+
+
+def _pilot(args: argparse.Namespace) -> int:
+    from vlmserve.demo.pilot import run_pilot
+
+    plan = run_pilot(args.samples)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(f"{json.dumps(plan, indent=2)}\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{args.out}: {error.strerror or error}") from error
+    print(f"{args.out}: {plan['total']} samples, {plan['sizes']}")
+    return 0
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator["Progress"]:
+    """Show one progress bar for each checkpoint in training, with its running loss."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def start(name: str, steps: int) -> "Observer":
+            bar = bars.add_task(name, total=steps, loss=float("nan"))
+            return lambda step, loss: bars.update(bar, completed=step, loss=loss)
+
+        yield start

@@ -1,0 +1,167 @@
+"""Trains the shipped checkpoints again and writes them as they are shipped."""
+
+import dataclasses
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmserve.demo import finetuning, training
+from vlmserve.demo.accuracy import draw_samples, measure_tasks
+from vlmserve.demo.encoding import QWEN, SampleEncoder
+from vlmserve.demo.model import load_model, load_tokenizer, save_checkpoint
+from vlmserve.demo.recipe import RECIPE_FILE, TRAINED, load_shipped, write_recipe
+from vlmserve.demo.samples import DATA_VERSION, TASKS
+from vlmserve.demo.splits import Split
+from vlmserve.demo.tokenizer import create_tokenizer
+from vlmserve.errors import ConfigError
+
+MEASURED_SAMPLES = 500
+"""Samples of each task that a recipe's accuracies are measured on."""
+
+_MEASURED: tuple[Split, ...] = ("validation", "heldout")
+
+Progress = Callable[[str, int], training.Observer]
+"""Given a checkpoint's name and its number of steps, returns the observer of its training."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What may differ from the shipped recipes."""
+
+    seed: int | None = None
+    """Of the base; the recipe's own if ``None``."""
+
+    steps: int | None = None
+    """Of every training, to try things out; each recipe's own if ``None``."""
+
+    processes: int = 2
+    """For the base: 1, or one for each shard."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, not {self.steps}")
+
+
+def train_variants(
+    names: Sequence[str],
+    out: Path,
+    *,
+    settings: Settings = Settings(),
+    progress: Progress = lambda _name, _steps: lambda _step, _loss: None,
+) -> None:
+    """Train checkpoints into ``out/<name>/``, the base first.
+
+    Args:
+        names: Of ``TRAINED``. A fine-tune starts from ``out/base`` if that is there or is trained
+            now, else from the shipped base.
+        out: A folder, made if need be.
+        settings: What differs from the shipped recipes.
+        progress: Shows how far each training is.
+
+    Raises:
+        ConfigError: A name is unknown, or ``out/<name>`` holds something else.
+    """
+    for name in names:
+        if name not in TRAINED:
+            raise ConfigError(f"no demo variant {name!r}; there are {', '.join(TRAINED)}")
+        folder = out / name
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE_FILE).is_file():
+            raise ConfigError(
+                f"{folder} is not empty and holds no trained demo checkpoint",
+                hint="name another --out, or move it away",
+            )
+    changes: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
+    if "base" in names:
+        seed = {} if settings.seed is None else {"seed": settings.seed}
+        recipe = dataclasses.replace(training.BaseRecipe(), **changes, **seed)
+        observe = progress("base", recipe.steps)
+        _train_base(out / "base", recipe, settings.processes, observe)
+    for name in (name for name in TRAINED if name in names and name != "base"):
+        tune_recipe = dataclasses.replace(finetuning.TUNE_RECIPES[name], **changes)
+        base = load_shipped("base", out) if (out / "base").is_dir() else load_shipped("base")
+        _tune(base.folder, out / name, name, tune_recipe, progress(name, tune_recipe.steps))
+
+
+def measure_checkpoint(
+    model: Any, encoder: SampleEncoder, split: Split, number: int = MEASURED_SAMPLES
+) -> dict[str, dict[str, float]]:
+    """Return for each task the number of samples, the accuracy and the target's NLL in nats."""
+    scores = measure_tasks(model, encoder, draw_samples(TASKS, split, number, "recipe"))
+    return {
+        task: {"n": number, "accuracy": round(score.accuracy, 4), "nll": round(score.nll, 5)}
+        for task, score in scores.items()
+    }
+
+
+def _train_base(
+    folder: Path, recipe: training.BaseRecipe, processes: int, observe: training.Observer
+) -> None:
+    tokenizer = create_tokenizer()
+    _empty(folder)
+
+    def keep(model: Any, log: training.TrainingLog) -> None:
+        save_checkpoint(model, tokenizer, folder)
+        info = _info("base", dataclasses.asdict(recipe), dataclasses.asdict(log))
+        write_recipe(folder, "model.safetensors", info)
+
+    model, log = training.train_base(recipe, processes=processes, observe=observe, checkpoint=keep)
+    info = _info("base", dataclasses.asdict(recipe), dataclasses.asdict(log))
+    encoder = SampleEncoder(tokenizer)
+    write_recipe(folder, "model.safetensors", info | _measured(model, encoder))
+
+
+def _tune(
+    base: Path,
+    folder: Path,
+    name: str,
+    recipe: finetuning.TuneRecipe,
+    observe: training.Observer,
+) -> None:
+    encoder = SampleEncoder(load_tokenizer(base), recipe.template)
+    model, log = finetuning.tune(load_model(base), encoder, recipe, observe=observe)
+    _empty(folder)
+    if recipe.tuner == "lora":
+        model.peft_config["default"].base_model_name_or_path = base.name
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card for the hub
+        weights_file = "adapter_model.safetensors"
+    else:
+        model.save_pretrained(folder)
+        for path in folder.glob("*.json"):
+            path.unlink()  # the same as the base's
+        weights_file = "model.safetensors"
+    if recipe.template != QWEN:
+        template = recipe.template.jinja()
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    info = _info(name, dataclasses.asdict(recipe), log)
+    info |= {"base_sha256": load_shipped("base", base.parent).recipe["weights"]["sha256"]}
+    write_recipe(folder, weights_file, info | _measured(model, encoder))
+
+
+def _measured(model: Any, encoder: SampleEncoder) -> dict[str, Any]:
+    """Measure validation and held-out accuracy under the template that the weights learned."""
+    return {split: measure_checkpoint(model, encoder, split) for split in _MEASURED}
+
+
+def _info(name: str, settings: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "data_version": DATA_VERSION,
+        "settings": settings,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "training": log,
+    }
+
+
+def _empty(folder: Path) -> None:
+    """Make a folder that holds nothing; what it may hold was checked before."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
