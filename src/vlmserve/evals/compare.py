@@ -1,0 +1,186 @@
+"""Sets two runs of a task side by side, sample by sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlmserve.evals.eval_task import EvalTask
+from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
+from vlmserve.evals.samples import Sample
+from vlmserve.evals.statistics import PairedResult, compare_pairs
+
+_MIN_PAIRS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A sample that the two sides answered with different scores."""
+
+    sample: Sample
+    baseline: Scored
+    candidate: Scored
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSample:
+    """A sample that one side could not be judged on."""
+
+    sample: Sample
+    side: SideName
+    failure: Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One task on both sides.
+
+    The three results are oriented so that a lower number is worse: where the metric's lower values
+    are better, scores were negated first.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    in_points: bool
+    """Whether all scores lie between 0 and 1, so that differences are spoken of in points."""
+
+    n_samples: int
+    n_failed_baseline: int
+    n_failed_candidate: int
+    n_cut_baseline: int
+    """Answers that ended at the limit of ``max_tokens``."""
+
+    n_cut_candidate: int
+
+    pairs: PairedResult | None
+    """Over the samples that both sides were judged on; ``None`` for fewer than 2."""
+
+    worst_case: PairedResult | None
+    """Over all samples, as if every failure had gone against the candidate: its own got the worst
+    score there is, the baseline's the best."""
+
+    best_case: PairedResult | None
+    """The same with every failure in the candidate's favour."""
+
+    regressed: tuple[Flip, ...]
+    """Samples on which the candidate is worse, in the task's order."""
+
+    improved: tuple[Flip, ...]
+    failures: tuple[FailedSample, ...]
+
+    @property
+    def n_failed(self) -> int:
+        """Failures on the side that has more of them."""
+        return max(self.n_failed_baseline, self.n_failed_candidate)
+
+
+def compare_task(
+    task: EvalTask,
+    baseline: Sequence[SampleRecord],
+    candidate: Sequence[SampleRecord],
+    *,
+    alpha: float,
+) -> Comparison:
+    """Compare two runs of a task.
+
+    Args:
+        task: What was asked.
+        baseline: One record for each of ``task.samples``, in their order.
+        candidate: The same for the other side.
+        alpha: One minus the confidence of the intervals.
+
+    Raises:
+        ValueError: The records are not of these samples.
+    """
+    ids = [sample.sample_id for sample in task.samples]
+    for records in (baseline, candidate):
+        if [record.sample_id for record in records] != ids:
+            raise ValueError(f"task {task.name}: the records are not of the task's samples")
+    sign = 1.0 if task.higher_is_better else -1.0
+    before = [_oriented(record, sign) for record in baseline]
+    after = [_oriented(record, sign) for record in candidate]
+    known = [score for score in before + after if score is not None]
+    in_points = all(0.0 <= sign * score <= 1.0 for score in known)
+    worst, best = _extremes(known, sign, in_points=in_points)
+    flips = _flips(task.samples, baseline, candidate)
+    pairs = worst_case = best_case = _compare_known(before, after, alpha)
+    if None in before or None in after:
+        worst_case = _compare_known(_filled(before, best), _filled(after, worst), alpha)
+        best_case = _compare_known(_filled(before, worst), _filled(after, best), alpha)
+    return Comparison(
+        task=task.name,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        in_points=in_points,
+        n_samples=len(ids),
+        n_failed_baseline=before.count(None),
+        n_failed_candidate=after.count(None),
+        n_cut_baseline=_n_cut(baseline),
+        n_cut_candidate=_n_cut(candidate),
+        pairs=pairs,
+        worst_case=worst_case,
+        best_case=best_case,
+        regressed=tuple(f for f in flips if sign * (f.candidate.score - f.baseline.score) < 0),
+        improved=tuple(f for f in flips if sign * (f.candidate.score - f.baseline.score) > 0),
+        failures=(
+            *_failures(task.samples, baseline, "baseline"),
+            *_failures(task.samples, candidate, "candidate"),
+        ),
+    )
+
+
+def _oriented(record: SampleRecord, sign: float) -> float | None:
+    outcome = record.outcome
+    return sign * outcome.score if isinstance(outcome, Scored) else None
+
+
+def _extremes(known: Sequence[float], sign: float, *, in_points: bool) -> tuple[float, float]:
+    """The worst and the best score a failed sample could have had."""
+    if in_points:
+        return (0.0, 1.0) if sign > 0 else (-1.0, 0.0)
+    return min(known), max(known)
+
+
+def _filled(scores: Sequence[float | None], stand_in: float) -> list[float | None]:
+    return [stand_in if score is None else score for score in scores]
+
+
+def _compare_known(
+    before: Sequence[float | None], after: Sequence[float | None], alpha: float
+) -> PairedResult | None:
+    pairs = [
+        (old, new)
+        for old, new in zip(before, after, strict=True)
+        if old is not None and new is not None
+    ]
+    if len(pairs) < _MIN_PAIRS:
+        return None
+    return compare_pairs([old for old, _ in pairs], [new for _, new in pairs], alpha=alpha)
+
+
+def _n_cut(records: Sequence[SampleRecord]) -> int:
+    return sum(
+        record.completion is not None and record.completion.finish_reason == "length"
+        for record in records
+    )
+
+
+def _flips(
+    samples: Sequence[Sample], baseline: Sequence[SampleRecord], candidate: Sequence[SampleRecord]
+) -> list[Flip]:
+    return [
+        Flip(sample=sample, baseline=old.outcome, candidate=new.outcome)
+        for sample, old, new in zip(samples, baseline, candidate, strict=True)
+        if isinstance(old.outcome, Scored)
+        and isinstance(new.outcome, Scored)
+        and old.outcome.score != new.outcome.score
+    ]
+
+
+def _failures(
+    samples: Sequence[Sample], records: Sequence[SampleRecord], side: SideName
+) -> list[FailedSample]:
+    return [
+        FailedSample(sample=sample, side=side, failure=record.outcome)
+        for sample, record in zip(samples, records, strict=True)
+        if isinstance(record.outcome, Failed)
+    ]

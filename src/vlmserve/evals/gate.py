@@ -1,0 +1,178 @@
+"""Turns comparisons into a verdict: pass, regression or inconclusive.
+
+For a gated task with margin m, and the two-sided interval of confidence ``1 - alpha`` for the
+difference (candidate minus baseline):
+
+- **pass** if the interval's lower end is above -m: the task is no worse than m. No correction for
+  the number of tasks is needed, since the suite passes only if every gated task does
+  (R. L. Berger 1982, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24).
+- else **regression** if the upper end of a wider interval is below 0. The family are the k gated
+  tasks that do not pass, whatever their failures; Holm's procedure orders them by the level at
+  which their interval just touches 0 and gives them the levels alpha/k, alpha/(k-1), ..., alpha,
+  stopping at the first whose interval of confidence ``1 - level`` reaches 0. So the chance that any
+  regression is claimed where there is none stays below alpha.
+- else **inconclusive**.
+
+Failed samples are in no pair. A verdict counts only while they cannot have decided it: a task is
+inconclusive if more than ``max_failed_fraction`` of its samples failed on a side, or if its verdict
+would be another one with every failure counted against the candidate, or every one for it.
+
+The suite is a regression if any gated task is, else inconclusive if any is, else it passes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vlmserve.config.suite import GateConfig
+from vlmserve.evals.compare import Comparison
+from vlmserve.evals.statistics import PairedResult, holm_adjust
+
+Verdict = Literal["pass", "regression", "inconclusive"]
+TaskVerdictName = Literal["pass", "regression", "inconclusive", "not gated"]
+
+EXIT_STATUS: dict[Verdict, int] = {"pass": 0, "regression": 1, "inconclusive": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVerdict:
+    """What one task says."""
+
+    verdict: TaskVerdictName
+    reason: str
+    """The verdict in words, with its margin or what stands in the way."""
+
+    adjusted_level: float | None
+    """The level at which Holm's procedure would still claim a regression, in ``[0, 1]``; a
+    regression has one below alpha. ``None`` for tasks that pass, lack pairs or are not gated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What all tasks say together."""
+
+    verdict: Verdict
+    tasks: tuple[TaskVerdict, ...]
+    """In the order of the comparisons."""
+
+
+def judge(
+    comparisons: Sequence[Comparison], margins: Sequence[float | None], gate: GateConfig
+) -> Judgement:
+    """Judge the tasks of a suite.
+
+    Args:
+        comparisons: Shape ``(k,)``.
+        margins: Shape ``(k,)``: the acceptable drop of each task, ``None`` where it is not gated.
+        gate: Levels and limits.
+
+    Raises:
+        ValueError: No task is gated.
+    """
+    gated = [
+        (comparison, margin)
+        for comparison, margin in zip(comparisons, margins, strict=True)
+        if margin is not None
+    ]
+    if not gated:
+        raise ValueError("no task is gated")
+    tolerated = [margin for _, margin in gated]
+    cases = [
+        _judge_results(results, tolerated, gate.alpha)
+        for results in (
+            [comparison.pairs for comparison, _ in gated],
+            [comparison.worst_case for comparison, _ in gated],
+            [comparison.best_case for comparison, _ in gated],
+        )
+    ]
+    verdicts = iter(
+        _judge_task(comparison, margin, pairs, (worst.verdict, best.verdict), gate)
+        for (comparison, margin), pairs, worst, best in zip(gated, *cases, strict=True)
+    )
+    tasks = tuple(
+        TaskVerdict(verdict="not gated", reason="not gated", adjusted_level=None)
+        if margin is None
+        else next(verdicts)
+        for margin in margins
+    )
+    names = {task.verdict for task in tasks}
+    overall: Verdict = "pass"
+    if "regression" in names:
+        overall = "regression"
+    elif "inconclusive" in names:
+        overall = "inconclusive"
+    return Judgement(verdict=overall, tasks=tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A task's verdict if these were all its results."""
+
+    verdict: Verdict
+    adjusted_level: float | None = None
+
+
+def _judge_results(
+    results: Sequence[PairedResult | None], margins: Sequence[float], alpha: float
+) -> list[_Case]:
+    cases: list[_Case] = []
+    family: dict[int, float] = {}
+    for index, (result, margin) in enumerate(zip(results, margins, strict=True)):
+        passes = result is not None and result.lower > -margin
+        cases.append(_Case("pass" if passes else "inconclusive"))
+        if result is not None and not passes:
+            family[index] = result.drop_level
+    for index, level in zip(family, holm_adjust(list(family.values())), strict=True):
+        cases[index] = _Case("regression" if level < alpha else "inconclusive", level)
+    return cases
+
+
+def _judge_task(
+    comparison: Comparison,
+    margin: float,
+    case: _Case,
+    bounds: tuple[Verdict, Verdict],
+    gate: GateConfig,
+) -> TaskVerdict:
+    def unsure(reason: str) -> TaskVerdict:
+        return TaskVerdict("inconclusive", f"inconclusive ({reason})", case.adjusted_level)
+
+    failed = (
+        f"{comparison.n_failed_baseline} of {comparison.n_samples} samples failed on the "
+        f"baseline, {comparison.n_failed_candidate} on the candidate"
+    )
+    if comparison.n_failed > gate.max_failed_fraction * comparison.n_samples:
+        return unsure(f"{failed}; {gate.max_failed_fraction:.1%} may")
+    if comparison.pairs is None:
+        return unsure("fewer than 2 samples were judged on both sides")
+    if any(bound != case.verdict for bound in bounds) and case.verdict != "inconclusive":
+        return unsure(f"{failed}; their scores could change the verdict")
+    drop = describe_amount(margin, in_points=comparison.in_points)
+    if case.verdict == "pass":
+        return TaskVerdict("pass", f"pass (no worse than {drop})", None)
+    if case.verdict == "regression":
+        return TaskVerdict("regression", "regression (worse beyond chance)", case.adjusted_level)
+    n_needed = _n_needed(comparison.pairs, margin)
+    return unsure(f"a drop of {drop} is not ruled out; about {n_needed} samples might decide")
+
+
+def describe_amount(amount: float, *, in_points: bool) -> str:
+    """Say an amount of score in words: ``8 points`` of a score between 0 and 1, else a number."""
+    if not in_points:
+        return f"{amount:g}"
+    points = f"{100 * amount:.3g}"
+    return f"{points} point" if points == "1" else f"{points} points"
+
+
+def _n_needed(pairs: PairedResult, margin: float) -> int:
+    """Pairs that would decide if the difference and its spread stayed what they are.
+
+    The interval shrinks with the root of their number, until it ends above -margin or below 0.
+    """
+    ways = (
+        ((pairs.difference - pairs.lower), pairs.difference + margin),
+        ((pairs.upper - pairs.difference), -pairs.difference),
+    )
+    ratios = [half / room for half, room in ways if room > 0]
+    return max(pairs.n_pairs + 1, math.ceil(pairs.n_pairs * min(ratios) ** 2))

@@ -1,0 +1,249 @@
+"""The report of one evaluation: the model behind ``--json`` and the terminal's table."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vlmserve.chat import Value
+from vlmserve.errors import ConfigError
+from vlmserve.evals.compare import Comparison, FailedSample, Flip
+from vlmserve.evals.eval_task import EvalTask
+from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
+from vlmserve.evals.records import SideName
+from vlmserve.evals.samples import Sample
+
+
+class AnswerReport(Value):
+    """What one side answered."""
+
+    answer: str
+    """What the task's filter made of the completion."""
+
+    score: float
+
+
+class MediumReport(Value):
+    """An image or a video of a sample, by content."""
+
+    content_type: str
+    sha256: str
+
+
+class FlipReport(Value):
+    """A sample on which the sides differ."""
+
+    sample_id: str
+    question: str
+    """The last turn of the user, with ``<image>`` and ``<video>`` where the media were."""
+
+    target: str
+    baseline: AnswerReport
+    candidate: AnswerReport
+    media: tuple[MediumReport, ...]
+
+
+class FlipsReport(Value):
+    """Samples on which the sides differ, in the task's order."""
+
+    regressed: tuple[FlipReport, ...]
+    improved: tuple[FlipReport, ...]
+
+
+class FailureReport(Value):
+    """A sample that a side could not be judged on."""
+
+    sample_id: str
+    side: SideName
+    question: str
+    error_type: str
+    message: str
+
+
+class TaskReport(Value):
+    """One task. Amounts are in the metric's units; ``difference`` is candidate minus baseline."""
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    in_points: bool
+    """Whether scores lie between 0 and 1."""
+
+    gated: bool
+    margin: float | None
+    """The drop that a gated task may show; for a metric whose lower values are better, the rise."""
+
+    verdict: TaskVerdictName
+    reason: str
+    n_samples: int
+    n_pairs: int
+    """Samples that both sides were judged on; everything below rests on them."""
+
+    n_failed_baseline: int
+    n_failed_candidate: int
+    n_cut_baseline: int
+    """Answers that ended at the limit of ``max_tokens``."""
+
+    n_cut_candidate: int
+    method: Literal["matched proportions", "mean difference"] | None
+    baseline: float | None
+    candidate: float | None
+    difference: float | None
+    lower: float | None
+    """Ends of the interval of ``difference``, of confidence ``1 - gate.alpha``."""
+
+    upper: float | None
+    p_value: float | None
+    """Two-sided, of no difference; not adjusted for the number of tasks."""
+
+    adjusted_level: float | None
+    """See ``vlmserve.evals.gate``: a regression has one below ``gate.alpha``."""
+
+    flips: FlipsReport
+    failures: tuple[FailureReport, ...]
+
+
+class SideReport(Value):
+    """What answered, on one side."""
+
+    name: str
+    fingerprint: str
+    """Of the checkpoint's content; for an endpoint that states none, its address."""
+
+    settings: dict[str, Any]
+    """The engine's settings and the versions of what answered."""
+
+    n_requests_sent: int
+    n_reused: int
+    """Answers taken from the store."""
+
+
+class SuiteReport(Value):
+    """What was asked."""
+
+    name: str
+    digest: str
+    """Of all samples and of how they are asked and scored."""
+
+    limit: int | None
+    """Samples of each task that were asked at most; ``None`` for all."""
+
+    gate: dict[str, Any]
+    sampling: dict[str, Any]
+
+
+class EvalReport(Value):
+    """One evaluation of a candidate against a baseline."""
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    run_id: str
+    started_at: datetime
+    finished_at: datetime
+    n_requests_sent: int
+    n_reused: int
+    suite: SuiteReport
+    baseline: SideReport
+    candidate: SideReport
+    versions: dict[str, str]
+    """Of vlmserve and of what scored the answers."""
+
+    tasks: tuple[TaskReport, ...]
+    notes: tuple[str, ...] = Field(default=())
+    """Things that a reader of the verdict should know."""
+
+
+def create_task_reports(
+    tasks: Sequence[EvalTask],
+    comparisons: Sequence[Comparison],
+    judgement: Judgement,
+    margins: Sequence[float | None],
+) -> tuple[TaskReport, ...]:
+    """Say of each task what was found."""
+    return tuple(
+        _task_report(task, comparison, verdict, margin)
+        for task, comparison, verdict, margin in zip(
+            tasks, comparisons, judgement.tasks, margins, strict=True
+        )
+    )
+
+
+def write_report(report: EvalReport, path: Path) -> None:
+    """Write a report as JSON.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {error.strerror or error}") from error
+
+
+def _task_report(
+    task: EvalTask, comparison: Comparison, verdict: TaskVerdict, margin: float | None
+) -> TaskReport:
+    pairs = comparison.pairs
+    # Results are oriented so that lower is worse; the report speaks the metric's own language.
+    sign = 1.0 if comparison.higher_is_better else -1.0
+    ends = None if pairs is None else sorted((sign * pairs.lower, sign * pairs.upper))
+    return TaskReport(
+        task=task.name,
+        metric=task.metric,
+        higher_is_better=comparison.higher_is_better,
+        in_points=comparison.in_points,
+        gated=margin is not None,
+        margin=margin,
+        verdict=verdict.verdict,
+        reason=verdict.reason,
+        n_samples=comparison.n_samples,
+        n_pairs=0 if pairs is None else pairs.n_pairs,
+        n_failed_baseline=comparison.n_failed_baseline,
+        n_failed_candidate=comparison.n_failed_candidate,
+        n_cut_baseline=comparison.n_cut_baseline,
+        n_cut_candidate=comparison.n_cut_candidate,
+        method=None if pairs is None else pairs.method,
+        baseline=None if pairs is None else sign * pairs.baseline,
+        candidate=None if pairs is None else sign * pairs.candidate,
+        difference=None if pairs is None else sign * pairs.difference,
+        lower=None if ends is None else ends[0],
+        upper=None if ends is None else ends[1],
+        p_value=None if pairs is None else pairs.p_value,
+        adjusted_level=verdict.adjusted_level,
+        flips=FlipsReport(
+            regressed=tuple(_flip(flip) for flip in comparison.regressed),
+            improved=tuple(_flip(flip) for flip in comparison.improved),
+        ),
+        failures=tuple(_failure(failed) for failed in comparison.failures),
+    )
+
+
+def _flip(flip: Flip) -> FlipReport:
+    return FlipReport(
+        sample_id=flip.sample.sample_id,
+        question=flip.sample.question,
+        target=flip.sample.target,
+        baseline=AnswerReport(answer=flip.baseline.answer, score=flip.baseline.score),
+        candidate=AnswerReport(answer=flip.candidate.answer, score=flip.candidate.score),
+        media=_media(flip.sample),
+    )
+
+
+def _media(sample: Sample) -> tuple[MediumReport, ...]:
+    return tuple(
+        MediumReport(content_type=medium.content_type, sha256=medium.sha256)
+        for medium in sample.media
+    )
+
+
+def _failure(failed: FailedSample) -> FailureReport:
+    return FailureReport(
+        sample_id=failed.sample.sample_id,
+        side=failed.side,
+        question=failed.sample.question,
+        error_type=failed.failure.error_type,
+        message=failed.failure.message,
+    )

@@ -1,0 +1,144 @@
+"""A report on the terminal: a table, the samples that flipped, and the verdict."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
+
+_MAX_FLIPS_SHOWN = 3
+_MAX_FAILURES_SHOWN = 3
+_MAX_TEXT_CHARS = 70
+
+_STYLES = {
+    "pass": "green",
+    "regression": "bold red",
+    "inconclusive": "yellow",
+    "not gated": "dim",
+}
+
+
+def print_report(report: EvalReport, console: Console) -> None:
+    """Show a report.
+
+    Args:
+        report: What was found.
+        console: Where to show it; a narrow one folds long cells.
+    """
+    console.print(_table(report))
+    for task in report.tasks:
+        _print_samples(task, console)
+    for note in report.notes:
+        console.print(Text.assemble(("note: ", "bold"), note))
+    console.print(
+        f"{report.n_requests_sent} requests sent, {report.n_reused} answers reused", style="dim"
+    )
+    console.print(_verdict(report))
+
+
+def _table(report: EvalReport) -> Table:
+    confidence = f"{100 * (1 - report.suite.gate['alpha']):g} %"
+    table = Table(
+        title=f"{report.suite.name}: {report.candidate.name} against {report.baseline.name}",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("task", no_wrap=True)
+    table.add_column("n", justify="right")
+    table.add_column("baseline", justify="right")
+    table.add_column("candidate", justify="right")
+    table.add_column(f"difference [{confidence}]", justify="right", no_wrap=True)
+    table.add_column("p", justify="right")
+    table.add_column("flips -/+", justify="right", no_wrap=True)
+    table.add_column("failed", justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for task in report.tasks:
+        table.add_row(*_row(task))
+    return table
+
+
+def _row(task: TaskReport) -> tuple[str | Text, ...]:
+    n_failed = task.n_failed_baseline, task.n_failed_candidate
+    return (
+        task.task,
+        str(task.n_pairs),
+        _score(task.baseline, task),
+        _score(task.candidate, task),
+        _difference(task),
+        "-" if task.p_value is None else _p_value(task.p_value),
+        f"{len(task.flips.regressed)}/{len(task.flips.improved)}",
+        f"{n_failed[0]}/{n_failed[1]}" if any(n_failed) else "-",
+        Text(task.reason, style=_STYLES[task.verdict]),
+    )
+
+
+def _score(score: float | None, task: TaskReport) -> str:
+    if score is None:
+        return "-"
+    return f"{100 * score:.1f}" if task.in_points else f"{score:.4g}"
+
+
+def _difference(task: TaskReport) -> str:
+    if task.difference is None or task.lower is None or task.upper is None:
+        return "-"
+    if task.in_points:
+        middle, low, high = (100 * x for x in (task.difference, task.lower, task.upper))
+        return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{task.difference:+.3g} [{task.lower:+.3g}, {task.upper:+.3g}]"
+
+
+def _p_value(p_value: float) -> str:
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"  # noqa: PLR2004 - three places shown
+
+
+def _print_samples(task: TaskReport, console: Console) -> None:
+    for word, style, flips in (
+        ("worse", "red", task.flips.regressed),
+        ("better", "green", task.flips.improved),
+    ):
+        # What got better is of interest where the task is not simply fine.
+        if not flips or (word == "better" and task.verdict in ("pass", "not gated")):
+            continue
+        shown = flips[:_MAX_FLIPS_SHOWN]
+        console.print(Text(f"{task.task}: {len(flips)} {word}, {len(shown)} shown", style=style))
+        for flip in shown:
+            console.print(_flip(flip))
+    for failure in task.failures[:_MAX_FAILURES_SHOWN]:
+        console.print(
+            Text.assemble(
+                (f"{task.task}: failed on the {failure.side}: ", "yellow"),
+                f"{failure.error_type}: {_short(failure.message)}",
+            )
+        )
+
+
+def _flip(flip: FlipReport) -> Text:
+    return Text.assemble(
+        ("  " + flip.sample_id[:8] + "  ", "dim"),
+        _short(flip.question),
+        ("  target ", "dim"),
+        _short(flip.target),
+        ("  baseline ", "dim"),
+        _short(flip.baseline.answer),
+        ("  candidate ", "dim"),
+        _short(flip.candidate.answer),
+    )
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    if not line:
+        return "(empty)"
+    return line if len(line) <= _MAX_TEXT_CHARS else f"{line[: _MAX_TEXT_CHARS - 3]}..."
+
+
+def _verdict(report: EvalReport) -> Text:
+    gated = [task for task in report.tasks if task.gated]
+    counts = [
+        f"{sum(task.verdict == name for task in gated)} {name}"
+        for name in ("regression", "inconclusive", "pass")
+    ]
+    return Text.assemble(
+        (f"verdict: {report.verdict}", _STYLES[report.verdict]),
+        f" ({', '.join(counts)} of {len(gated)} gated tasks)",
+    )

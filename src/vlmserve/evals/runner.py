@@ -1,0 +1,136 @@
+"""Asks an engine what the store does not know yet, and scores the answers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vlmserve.chat import Completion
+from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
+from vlmserve.errors import EngineError
+from vlmserve.evals.eval_task import EvalTask
+from vlmserve.evals.records import Failed, SampleRecord, SideName
+from vlmserve.evals.samples import Sample
+from vlmserve.evals.store import Answerer, AnswerStore
+
+
+class AnswerListener(Protocol):
+    """Hears of answers as they arrive; what a progress bar needs."""
+
+    def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        """``n_requests`` are going to be sent; ``n_reused`` answers were kept from before."""
+        ...
+
+    def answered(self, side: SideName, *, failed: bool) -> None:
+        """One request of a side has come to its end."""
+        ...
+
+
+class SilentListener:
+    """Hears nothing."""
+
+    def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        """Do nothing."""
+
+    def answered(self, side: SideName, *, failed: bool) -> None:
+        """Do nothing."""
+
+
+@dataclass(slots=True)
+class SideRun:
+    """What one side of a comparison has answered so far."""
+
+    side: SideName
+    answerer: Answerer
+    answers: dict[str, Completion] = field(default_factory=dict)
+    """By request digest; equal requests of several tasks are asked once."""
+
+    failures: dict[str, Failed] = field(default_factory=dict)
+    pending: dict[str, Sample] = field(default_factory=dict)
+    """Requests without an answer or a failure yet."""
+
+    n_reused: int = 0
+    """Answers that the store already had."""
+
+    n_requests_sent: int = 0
+
+    def records(self, task: EvalTask) -> list[SampleRecord]:
+        """Score a task's answers; one record for each sample, in the task's order."""
+        completions = {
+            sample.sample_id: self.answers[sample.request_digest]
+            for sample in task.samples
+            if sample.request_digest in self.answers
+        }
+        outcomes = task.score({key: completion.text for key, completion in completions.items()})
+        return [
+            SampleRecord(
+                sample_id=sample.sample_id,
+                completion=completions.get(sample.sample_id),
+                outcome=outcomes[sample.sample_id]
+                if sample.sample_id in outcomes
+                else self.failures[sample.request_digest],
+            )
+            for sample in task.samples
+        ]
+
+
+def plan_side(
+    side: SideName, answerer: Answerer, tasks: Sequence[EvalTask], store: AnswerStore
+) -> SideRun:
+    """Look up which of the tasks' requests an answerer has answered before."""
+    samples = {sample.request_digest: sample for task in tasks for sample in task.samples}
+    answers = store.find(answerer, samples)
+    return SideRun(
+        side=side,
+        answerer=answerer,
+        answers=answers,
+        pending={digest: sample for digest, sample in samples.items() if digest not in answers},
+        n_reused=len(answers),
+    )
+
+
+def run_side(
+    run: SideRun, engine: Engine, model: str, store: AnswerStore, listener: AnswerListener
+) -> None:
+    """Send what is pending; every answer is in the store before the next is looked at.
+
+    Args:
+        run: The side; its answers, failures and counts are brought up to date.
+        engine: What answers.
+        model: The name to ask for; one of ``engine.models``.
+        store: Where answers are kept. Failures are not: the next run asks again.
+        listener: Hears of each answer.
+
+    Raises:
+        EngineError: The engine is gone, or did not give one result for each request.
+    """
+    for result in engine.generate(_requests(run, model)):
+        if result.request_id not in run.pending:
+            raise EngineError(f"the engine answered a request that was not open: {result}")
+        failed = _take(run, result, store)
+        del run.pending[result.request_id]
+        listener.answered(run.side, failed=failed)
+    if run.pending:
+        raise EngineError(f"the engine gave no result for {len(run.pending)} requests")
+
+
+def _requests(run: SideRun, model: str) -> Iterator[GenerationRequest]:
+    for sample in list(run.pending.values()):
+        request = sample.request(model)
+        run.n_requests_sent += 1
+        yield request
+
+
+def _take(run: SideRun, result: GenerationResult, store: AnswerStore) -> bool:
+    outcome = result.outcome
+    if isinstance(outcome, Completion) and outcome.finish_reason == "abort":
+        outcome = GenerationFailure(
+            error_type="EngineError", message="the engine gave up in the middle of the answer"
+        )
+    if isinstance(outcome, GenerationFailure):
+        run.failures[result.request_id] = Failed(
+            error_type=outcome.error_type, message=outcome.message
+        )
+        return True
+    store.keep(run.answerer, result.request_id, outcome, result.latency_s)
+    run.answers[result.request_id] = outcome
+    return False

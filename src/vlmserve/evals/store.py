@@ -1,0 +1,178 @@
+"""Answers kept in one SQLite file, keyed by what was asked and by what answered.
+
+An answer is committed as it arrives, so a run that is killed goes on where it stopped. Failures
+are never kept: the next run asks again. Reports are kept beside the answers they rest on.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from vlmserve.chat import Completion
+from vlmserve.errors import ConfigError
+
+SCHEMA_VERSION = 1
+
+# "vlms" in ASCII: tells our files from other SQLite files.
+_APPLICATION_ID = 0x766C6D73
+
+_SCHEMA = """
+CREATE TABLE answers (
+    checkpoint TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    request TEXT NOT NULL,
+    completion TEXT NOT NULL,
+    latency_s REAL NOT NULL,
+    answered_at TEXT NOT NULL,
+    PRIMARY KEY (checkpoint, settings, request)
+) WITHOUT ROWID;
+CREATE TABLE runs (
+    run_id TEXT PRIMARY KEY,
+    finished_at TEXT NOT NULL,
+    report TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+_BUSY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """What gives answers; two of them are interchangeable exactly if they are equal."""
+
+    checkpoint: str
+    """Fingerprint of the weights and everything that is read with them."""
+
+    settings: str
+    """Digest of the engine's settings and versions."""
+
+
+def default_store_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where answers are kept unless the user names a file.
+
+    Args:
+        environ: The environment; the process's own when ``None``.
+    """
+    environ = os.environ if environ is None else environ
+    home = environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(home) / "vlmserve" / "evals.sqlite"
+
+
+class AnswerStore:
+    """One store file, opened for reading and writing; not for use from several threads.
+
+    Several processes may use one file at a time.
+
+    Args:
+        path: The file; it and its directory are created where they are missing.
+
+    Raises:
+        ConfigError: The file is not a store, or of a version that this vlmserve does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"{path}: cannot be opened: {error}") from error
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise ConfigError(f"{path}: is not a store of answers: {error}") from error
+        except ConfigError:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> "AnswerStore":
+        """Use the store in a ``with`` block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._db.close()
+
+    def find(self, answerer: Answerer, requests: Iterable[str]) -> dict[str, Completion]:
+        """Return the kept answers among some requests, by request digest."""
+        found = {}
+        for request in requests:
+            row = self._db.execute(
+                "SELECT completion FROM answers WHERE checkpoint=? AND settings=? AND request=?",
+                (answerer.checkpoint, answerer.settings, request),
+            ).fetchone()
+            if row is not None:
+                found[request] = Completion.model_validate_json(row[0])
+        return found
+
+    def keep(
+        self, answerer: Answerer, request: str, completion: Completion, latency_s: float
+    ) -> None:
+        """Commit one answer to disk; an answer that is there already stays."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                answerer.checkpoint,
+                answerer.settings,
+                request,
+                completion.model_dump_json(),
+                latency_s,
+                _now(),
+            ),
+        )
+
+    def keep_report(self, run_id: str, report: str) -> None:
+        """Commit a run's report, as JSON text; a run that is judged again replaces its report."""
+        self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run_id, _now(), report))
+
+    def find_report(self, run_id: str) -> str | None:
+        """Return the JSON text of a run's report; ``None`` if there is none."""
+        row = self._db.execute("SELECT report FROM runs WHERE run_id=?", (run_id,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _prepare(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._create_or_check()
+        finally:
+            self._db.execute("COMMIT")
+        # Not before the check: it would change another program's file.
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # An answer may have cost minutes of a GPU: it survives a power cut, too.
+        self._db.execute("PRAGMA synchronous=FULL")
+
+    def _create_or_check(self) -> None:
+        (n_tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if n_tables == 0:
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            return
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        if application != _APPLICATION_ID:
+            raise ConfigError(f"{self.path}: is a database of another program")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self.path}: has schema version {version}, this vlmserve reads {SCHEMA_VERSION}",
+                hint="name another file with --store",
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

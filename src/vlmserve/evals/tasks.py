@@ -1,0 +1,184 @@
+"""The border to lm-eval, and the only file that imports it: task files in, lm-eval's tasks out.
+
+lm-eval owns what a task is: prompts, few-shot examples, filters and metrics. What it knows of
+requests, media and caches is not used.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typing_extensions import override
+
+from vlmserve.errors import ConfigError, VlmserveError
+from vlmserve.evals.task_checks import resolve_data_files
+from vlmserve.evals.task_files import TaskFiles
+from vlmserve.platform import cure_torch_extensions
+
+cure_torch_extensions()
+
+# After the cure: lm-eval imports torchvision where it finds it.
+import datasets  # noqa: E402
+import lm_eval.api.metrics  # noqa: E402, F401 - fills the registry
+from lm_eval.api.registry import metric_registry  # noqa: E402
+from lm_eval.api.task import ConfigurableTask  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+_LOG = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def as_config_error() -> Iterator[None]:
+    """Turn whatever lm-eval raises over a task's file or data into the user's error."""
+    try:
+        yield
+    except VlmserveError:
+        raise
+    except Exception as error:
+        raise ConfigError(error_reason(error)) from error
+
+
+def error_reason(error: BaseException) -> str:
+    """Give an error of third-party code one line."""
+    # datasets wraps the reason in an error that says only that something went wrong.
+    root = error.__cause__ if isinstance(error, datasets.exceptions.DatasetsError) else None
+    lines = str(root or error).strip().splitlines() or ["no reason given"]
+    return f"{type(root or error).__name__}: {lines[0]}"
+
+
+class TaskSource:
+    """Builds tasks by name, from the suite's own files or from lm-eval's library."""
+
+    def __init__(self, found: TaskFiles, files: Mapping[str, Path | None], scratch: Path) -> None:
+        self._files = files
+        for index, (name, file) in enumerate(files.items()):
+            if file is not None:
+                # TaskManager indexes directories; a stub each keeps it from reading other files.
+                stub = {"include": str(file), "task": name}
+                (scratch / f"{index}.yaml").write_text(yaml.safe_dump(stub), encoding="utf-8")
+        with as_config_error():
+            self._own = TaskManager(include_path=str(scratch), include_defaults=False)
+        self._library = self._own
+        foreign = [name for name, file in files.items() if file is None]
+        if foreign:
+            _LOG.info("indexing lm-eval's library of tasks: this takes half a minute")
+            self._library = TaskManager()
+            _check_known(foreign, self._library, found)
+
+    def file(self, name: str) -> Path | None:
+        """Return the suite's file of a task; ``None`` for one of the library."""
+        return self._files[name]
+
+    def folder(self, name: str) -> Path:
+        """Return the directory that a task's paths are relative to."""
+        file = self._files[name]
+        return Path.cwd() if file is None else file.parent
+
+    def build(self, name: str) -> Any:
+        """Load a task with its data.
+
+        Raises:
+            ConfigError: lm-eval or datasets cannot make it, for whatever reason.
+        """
+        file = self._files[name]
+        manager = self._library if file is None else self._own
+        entry = manager.task_index.get(name)
+        if entry is None:
+            raise ConfigError("lm-eval cannot read the file; is an included file missing?")
+        with as_config_error():
+            if file is None or "class" in (entry.cfg or {}):
+                return manager.load([name])["tasks"][name]
+            task_class = type(_HeldOutTask.__name__, (_HeldOutTask,), {"folder": file.parent})
+            # A group's members may override what their files say; that is how lm-eval lets us
+            # choose the class.
+            member = {"task": name, "class": task_class}
+            return manager.load([{"group": "suite", "task": [member]}])["tasks"][name]
+
+
+def _check_known(names: Sequence[str], library: TaskManager, found: TaskFiles) -> None:
+    for name in names:
+        if name in library.all_subtasks:
+            continue
+        if name in library.all_tasks:
+            raise ConfigError(f"{name!r} is a group or tag of lm-eval; list its tasks one by one")
+        broken = "".join(f"\n  {fault}" for fault in found.broken.values())
+        raise ConfigError(
+            f"no task {name!r}, neither in the suite's files nor in lm-eval's library{broken}",
+            hint=f"the suite's files define: {', '.join(sorted(found.by_name)) or 'none'}",
+        )
+
+
+class _HeldOutTask(ConfigurableTask):  # type: ignore[misc]
+    """A task whose data files lie beside it and whose media stay the files they are."""
+
+    folder: Path
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    @override
+    def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: object) -> None:
+        """Load the data set, with relative paths taken from the task's file."""
+        config = self.config
+        _check_metrics(config)
+        if not callable(config.custom_dataset):
+            dataset_kwargs = resolve_data_files(
+                str(config.dataset_path), dataset_kwargs or {}, self.folder
+            )
+        super().download(dataset_kwargs)
+        if not isinstance(self.dataset, Mapping):
+            raise ConfigError("dataset_kwargs: the data set must keep its splits; drop `split`")
+        splits = list(self.dataset)
+        for field in ("training_split", "validation_split", "test_split", "fewshot_split"):
+            split = getattr(config, field)
+            if split is not None and split not in splits:
+                raise ConfigError(f"{field}: no split {split!r}; it has: {', '.join(splits)}")
+
+    @override
+    def test_docs(self) -> Any:
+        """Return the rows to ask about."""
+        return self._as_files(super().test_docs())
+
+    @override
+    def validation_docs(self) -> Any:
+        """Return the rows to ask about where there is no test split."""
+        return self._as_files(super().validation_docs())
+
+    def _as_files(self, docs: Any) -> Any:
+        if docs is not None and len(docs) == 0:
+            raise ConfigError("the data set has no rows")
+        if not isinstance(docs, datasets.Dataset):
+            return docs
+        names = self.config.doc_to_image
+        for name in names if isinstance(names, list) else [names]:
+            # A column that is named is sent as it is stored; functions get decoded images.
+            if isinstance(name, str) and name in docs.features:
+                docs = docs.cast_column(name, _undecoded(docs.features[name]))
+        return docs
+
+
+def _undecoded(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _undecoded(below) for name, below in feature.items()}
+    if hasattr(feature, "feature"):
+        return dataclasses.replace(feature, feature=_undecoded(feature.feature))
+    if hasattr(feature, "decode"):
+        return dataclasses.replace(feature, decode=False)
+    return feature
+
+
+def _check_metrics(config: Any) -> None:
+    # lm-eval looks for a metric that it does not know on the internet.
+    for metric in config.metric_list or []:
+        name = metric.get("metric")
+        if (
+            isinstance(name, str)
+            and name not in metric_registry
+            and not metric.get("hf_evaluate")
+            and config.process_results is None
+        ):
+            raise ConfigError(f"metric_list: lm-eval knows no metric {name!r}")
