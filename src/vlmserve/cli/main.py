@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from vlmserve.errors import VlmserveError
 
+_LOG = logging.getLogger(__name__)
+
 _INTERRUPTED = 130
 
 
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _set_up_logging()
     try:
         status: int = args.run(args)
     except VlmserveError as error:
@@ -63,9 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:
-        logging.getLogger(__name__).exception("this is a bug in vlmserve; please report it")
+        _LOG.exception("this is a bug in vlmserve; please report it")
         return VlmserveError.exit_code
     return status
+
+
+def _set_up_logging() -> None:
+    # A handler of our own: the libraries below reconfigure the root logger as they are imported.
+    logger = logging.getLogger("vlmserve")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -57,7 +57,7 @@ def vllm_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
 
 
 def _engine_flags(engine: "EngineConfig") -> list[str]:
-    flags = ["--dtype", engine.dtype, "--seed", str(engine.seed)]
+    flags = ["--dtype", engine.dtype, "--seed", str(engine.seed), "--no-use-tqdm-on-load"]
     flags += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
     flags += ["--tensor-parallel-size", str(engine.tensor_parallel_size)]
     flags += ["--mm-processor-cache-gb", str(engine.mm_processor_cache_gb)]
