@@ -1,0 +1,303 @@
+"""Any endpoint with OpenAI's chat API as an engine, through OpenAI's own client."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from vlmserve.chat import Completion, FinishReason, Usage
+from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
+from vlmserve.engine.openai_messages import openai_messages
+from vlmserve.errors import (
+    AuthenticationError,
+    ConfigError,
+    ContextLengthError,
+    EngineError,
+    EngineUnavailableError,
+    MediaError,
+    ModelNotFoundError,
+    RequestError,
+    VlmserveError,
+)
+
+if TYPE_CHECKING:
+    from vlmserve.engine.base import Engine
+
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT_S = 10.0
+
+# OpenAI's client insists on a key; endpoints without one ignore what is sent.
+_NO_API_KEY = "none"
+
+_GONE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is served, and how patiently to ask it."""
+
+    url: str
+    """Base of the API: ``http://host:8000/v1``. Without a path ``/v1`` is meant."""
+
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 16
+    """Requests in flight at once."""
+
+    timeout_s: float = 600.0
+    """Seconds that one answer may take."""
+
+    max_retries: int = 4
+    """How often a request is sent again when the endpoint is busy or fails; OpenAI's client waits
+    half a second before the first, twice as long before each further one, 8 s at most."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{self.url}: expected a URL such as http://host:8000/v1")
+        if parts.path in ("", "/"):
+            object.__setattr__(self, "url", f"{parts.scheme}://{parts.netloc}/v1")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that an endpoint lists."""
+
+    name: str
+    fingerprint: str | None
+    """Digest of the weights, where the endpoint states one: ``fingerprint`` of the model's entry
+    in ``/v1/models``."""
+
+
+class RemoteEngine:
+    """An endpoint with OpenAI's chat API.
+
+    Busy or failing answers are retried. What concerns one request becomes that request's failure;
+    an endpoint that is gone, refuses the key or has no such model ends the run.
+
+    Args:
+        endpoint: Where and how to ask. Nothing is sent before the first question.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._client = openai.AsyncOpenAI(
+            base_url=endpoint.url,
+            api_key=endpoint.api_key or _NO_API_KEY,
+            timeout=openai.Timeout(endpoint.timeout_s, connect=_CONNECT_TIMEOUT_S),
+            max_retries=endpoint.max_retries,
+        )
+        self._served: tuple[ServedModel, ...] | None = None
+        # The asynchronous client, because closing a run must also close its connections: that is
+        # what makes a server stop generating.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that the endpoint lists."""
+        return tuple(model.name for model in self.served())
+
+    def served(self) -> tuple[ServedModel, ...]:
+        """Ask the endpoint what it serves; the first answer is kept.
+
+        Raises:
+            AuthenticationError: The key is missing or wrong.
+            EngineError: The endpoint is gone or does not list its models.
+        """
+        if self._served is None:
+            self._served = self._submit(self._list_models()).result()
+        return self._served
+
+    def __enter__(self) -> "RemoteEngine":
+        """Use the engine in a ``with`` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the engine."""
+        self.close()
+
+    def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GenerationResult]:
+        """Answer many conversations at once; see ``Engine.generate``.
+
+        Requests are taken from the iterable as connections become free.
+
+        Raises:
+            EngineUnavailableError: The endpoint is gone or keeps saying that it is.
+            AuthenticationError: The key is missing or wrong.
+            ModelNotFoundError: A request asks for a model that is not served.
+        """
+        if self._loop.is_closed():
+            raise EngineError("the engine is closed")
+        waiting = iter(requests)
+        running: set[Future[GenerationResult]] = set()
+        try:
+            while True:
+                for request in islice(waiting, self._endpoint.concurrency - len(running)):
+                    running.add(self._submit(self._answer(request)))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                # Answers before the error that may have come with them.
+                for future in sorted(done, key=lambda future: future.exception() is not None):
+                    yield future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+    def close(self) -> None:
+        """Close the connections; safe to call twice."""
+        if self._loop.is_closed():
+            return
+        self._submit(self._shut_down()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _shut_down(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.close()
+
+    async def _list_models(self) -> tuple[ServedModel, ...]:
+        try:
+            page = await self._client.models.list()
+            return tuple(_served_model(entry) for entry in page.data)
+        except openai.NotFoundError as error:
+            raise EngineError(f"{self._endpoint.url} has no /models: is this the API?") from error
+        except openai.OpenAIError as error:
+            raise self._translate(error) from error
+        except (AttributeError, TypeError) as error:
+            raise EngineError(f"{self._endpoint.url}/models is not OpenAI's list") from error
+
+    async def _answer(self, request: GenerationRequest) -> GenerationResult:
+        started = time.perf_counter()
+        outcome: Completion | GenerationFailure
+        try:
+            outcome = _completion(await self._client.chat.completions.create(**_body(request)))
+        except openai.OpenAIError as error:
+            translated = self._translate(error)
+            if _ends_the_run(error, translated):
+                raise translated from error
+            outcome = GenerationFailure.from_error(translated)
+        except EngineError as error:
+            outcome = GenerationFailure.from_error(error)
+        return GenerationResult(
+            request_id=request.request_id,
+            outcome=outcome,
+            latency_s=time.perf_counter() - started,
+        )
+
+    def _translate(self, error: openai.OpenAIError) -> VlmserveError:
+        url = self._endpoint.url
+        match error:
+            case openai.APITimeoutError():
+                return EngineError(f"{url}: no answer within {self._endpoint.timeout_s:g} s")
+            case openai.APIConnectionError():
+                return EngineUnavailableError(f"{url}: no connection: {error.__cause__ or error}")
+            case openai.APIStatusError():
+                return _status_error(error, url)
+            case _:
+                return EngineError(f"{url}: {error}")
+
+
+def _status_error(error: openai.APIStatusError, url: str) -> VlmserveError:
+    said = f"{url}: {_message(error)}"
+    match error:
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            return AuthenticationError(said)
+        case openai.NotFoundError():
+            return ModelNotFoundError(said, param="model")
+        case openai.InternalServerError() if error.status_code not in _GONE:
+            return EngineError(said)
+        case openai.InternalServerError() | openai.RateLimitError():
+            return EngineUnavailableError(said)
+        case _:
+            return _request_error(error)
+
+
+def _body(request: GenerationRequest) -> dict[str, Any]:
+    params = request.params
+    body = {
+        "model": request.model,
+        "messages": openai_messages(request.messages),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "max_tokens": params.max_tokens,
+    }
+    if params.stop:
+        body["stop"] = list(params.stop)
+    if params.seed is not None:
+        body["seed"] = params.seed
+    return body
+
+
+def _completion(answer: Any) -> Completion:
+    # The client does not check what an endpoint sends against its own types.
+    if not isinstance(answer, ChatCompletion) or not answer.choices:
+        raise EngineError("the endpoint's answer is not a chat completion")
+    if answer.usage is None:
+        raise EngineError("the endpoint's answer states no token usage")
+    choice = answer.choices[0]
+    reasons: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+    reason = reasons.get(choice.finish_reason)
+    if reason is None:
+        raise EngineError(f"the endpoint ended the answer because of {choice.finish_reason}")
+    return Completion(
+        # No content and no error is an answer of no words, as when thinking used up the limit.
+        text=choice.message.content or choice.message.refusal or "",
+        finish_reason=reason,
+        usage=Usage(
+            prompt_tokens=answer.usage.prompt_tokens,
+            completion_tokens=answer.usage.completion_tokens,
+        ),
+    )
+
+
+def _served_model(entry: Any) -> ServedModel:
+    fingerprint = (entry.model_extra or {}).get("fingerprint")
+    return ServedModel(
+        name=str(entry.id), fingerprint=fingerprint if isinstance(fingerprint, str) else None
+    )
+
+
+def _ends_the_run(error: openai.OpenAIError, translated: VlmserveError) -> bool:
+    """Whether every other request would fare the same."""
+    if isinstance(error, openai.RateLimitError):
+        return False
+    return isinstance(translated, EngineUnavailableError | AuthenticationError | ModelNotFoundError)
+
+
+def _request_error(error: openai.APIStatusError) -> RequestError:
+    message = _message(error)
+    # vLLM's own server gives a number as the code; its sentence is all there is to go by.
+    if error.code == ContextLengthError.code or "maximum context length" in message:
+        return ContextLengthError(message, param=error.param)
+    if error.code == MediaError.code:
+        return MediaError(message, param=error.param)
+    return RequestError(message, param=error.param, code=error.code)
+
+
+def _message(error: openai.APIStatusError) -> str:
+    if isinstance(error.body, dict) and isinstance(error.body.get("message"), str):
+        return str(error.body["message"])
+    return f"HTTP {error.status_code}"
+
+
+def _conforms(engine: RemoteEngine) -> "Engine":
+    return engine
