@@ -219,7 +219,7 @@ def match_adapter(adapter: AdapterInfo, base: "Checkpoint") -> AdapterMatch | No
     matched, unmatched, vision = [], [], []
     mismatches: list[ShapeMismatch] = []
     for pair in adapter.pairs:
-        name = family.canonical(pair.module)
+        name = family.canonical_module(pair.module)
         if name not in modules:
             unmatched.append(pair.module)
             continue

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 
-from vlmserve.checkpoint.source import Checkpoint, load_checkpoint
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.cli.options import add_checkpoint_arguments, open_checkpoint
 from vlmserve.doctor.describe import describe_checkpoint
 from vlmserve.doctor.finding import Finding, Severity
 from vlmserve.doctor.run import DoctorReport, run_checks
@@ -18,19 +18,7 @@ _STYLES: dict[Severity, str] = {"block": "bold red", "warn": "bold yellow", "inf
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument(
-        "--ckpt", required=True, metavar="DIR", help="checkpoint directory, or a cached hub id"
-    )
-    parser.add_argument(
-        "--base-model", metavar="DIR", help="what it was trained from; wins over what it names"
-    )
-    parser.add_argument(
-        "--path-map",
-        action="append",
-        default=[],
-        metavar="OLD=NEW",
-        help="where a path that the checkpoint names has moved; may be given again",
-    )
+    add_checkpoint_arguments(parser)
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output"
     )
@@ -48,9 +36,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 4 when something blocks serving (with ``--strict``, also when something warns).
     """
-    checkpoint = load_checkpoint(
-        args.ckpt, base_model=args.base_model, path_map=parse_path_map(args.path_map)
-    )
+    checkpoint = open_checkpoint(args)
     report = run_checks(checkpoint, fast=args.fast)
     is_bad = bool(report.blocking or (args.strict and report.warnings))
     text = json.dumps(report.as_json(checkpoint), indent=2, ensure_ascii=False)
@@ -64,21 +50,6 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--json {args.json}: {error.strerror or error}") from error
     _print_report(checkpoint, report)
     return CheckpointError.exit_code if is_bad else 0
-
-
-def parse_path_map(pairs: Iterable[str]) -> dict[str, str]:
-    """Parse ``OLD=NEW`` strings.
-
-    Raises:
-        ConfigError: One has no ``=`` or an empty side.
-    """
-    path_map = {}
-    for pair in pairs:
-        old, _, new = pair.partition("=")
-        if not old or not new:
-            raise ConfigError(f"--path-map {pair}: expected OLD=NEW, such as /data=/mnt/data")
-        path_map[old] = new
-    return path_map
 
 
 def _print_report(checkpoint: Checkpoint, report: DoctorReport) -> None:

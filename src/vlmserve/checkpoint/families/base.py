@@ -82,11 +82,16 @@ class Family(ABC):
         """Whether vLLM takes LoRA on ``embed_tokens`` and ``lm_head`` of this model."""
 
     def canonical(self, name: str) -> str:
-        """A tensor's or module's name in vLLM, from its name in a file."""
+        """A tensor's name in vLLM, from its name in a file."""
         for old, new in self.renames:
             if name.startswith(old):
                 name = new + name.removeprefix(old)
         return name
+
+    def canonical_module(self, path: str) -> str:
+        """A module's path in vLLM, from its path in an adapter."""
+        # The prefixes end in a dot, which a module such as lm_head itself does not have.
+        return self.canonical(f"{path}.").removesuffix(".")
 
     def component(self, name: str) -> Component:
         """The part of the model that a canonical name belongs to."""
