@@ -74,6 +74,12 @@ def _add_train(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         choices=(1, 2),
         help="for the base; the weights are the same either way (default: %(default)s)",
     )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        help="of each task, to measure the finished weights on (default: %(default)s)",
+    )
     parser.set_defaults(act=_train)
 
 
@@ -125,7 +131,9 @@ def _train(args: argparse.Namespace) -> int:
     from vlmserve.demo.reproduce import Settings, train_variants
 
     names = TRAINED if args.variant == "all" else (args.variant,)
-    settings = Settings(seed=args.seed, steps=args.steps, processes=args.processes)
+    settings = Settings(
+        seed=args.seed, steps=args.steps, processes=args.processes, samples=args.samples
+    )
     with _bars() as progress:
         train_variants(names, args.out, settings=settings, progress=progress)
     for name in names:

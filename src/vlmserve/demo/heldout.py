@@ -20,7 +20,8 @@ from PIL import Image
 from vlmserve.demo.drawing import Pixels
 from vlmserve.demo.pilot import GATED_TASKS
 from vlmserve.demo.recipe import sha256_of
-from vlmserve.demo.samples import DATA_VERSION, TASKS, Medium, Sample, SampleGenerator, Task
+from vlmserve.demo.samples import TASKS, Medium, Sample, SampleGenerator, Task
+from vlmserve.demo.splits import DATA_VERSION
 from vlmserve.demo.video import decode_mp4
 from vlmserve.errors import ConfigError
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from vlmserve.demo.samples import DATA_VERSION, TASKS, Task
+from vlmserve.demo.samples import TASKS, Task
+from vlmserve.demo.splits import DATA_VERSION
 from vlmserve.errors import ConfigError
 
 GATED_TASKS: tuple[Task, ...] = (
@@ -65,6 +66,11 @@ class Paired:
     difference: float
     """Accuracy of the candidate less that of the base."""
 
+    @property
+    def loss(self) -> float:
+        """The accuracy lost, 0 if some was gained."""
+        return max(0.0, -self.difference)
+
 
 def sample_size(discordance: float, loss: float, *, num_gated: int) -> int:
     """Return how many samples a task needs; see the module's text for the formula.
@@ -102,26 +108,25 @@ def plan_sizes(pairs: Mapping[str, Mapping[Task, Paired]], pilot_samples: int) -
         pilot_samples: Samples of each task that the pilot asked.
 
     Raises:
-        ConfigError: The sizes add up to more than ``MAX_TOTAL``: the demo would be slow.
-        ValueError: A candidate is harmed, see ``sample_size``.
+        ConfigError: A candidate is harmed, see ``sample_size``; or the sizes add up to more than
+            ``MAX_TOTAL``, and the demo would be slow.
     """
-    sizes: dict[str, int] = {}
-    chance = dict.fromkeys(pairs, 1.0)
-    for task in TASKS:
-        if task not in GATED_TASKS:
-            sizes[task] = FLOOR
-            continue
-        needs = [
-            sample_size(
-                each[task].discordance, max(0.0, -each[task].difference), num_gated=len(GATED_TASKS)
-            )
-            for each in pairs.values()
-        ]
-        sizes[task] = max(needs)
-        for name, each in pairs.items():
+    sizes: dict[str, int] = dict.fromkeys(TASKS, FLOOR)
+    for name, each in pairs.items():
+        for task in GATED_TASKS:
             paired = each[task]
-            loss = max(0.0, -paired.difference)
-            chance[name] *= pass_probability(paired.discordance, loss, sizes[task])
+            try:
+                need = sample_size(paired.discordance, paired.loss, num_gated=len(GATED_TASKS))
+            except ValueError as error:
+                raise ConfigError(f"{name} is harmed: {task}: {error}") from error
+            sizes[task] = max(sizes[task], need)
+    chance = {
+        name: math.prod(
+            pass_probability(each[task].discordance, each[task].loss, sizes[task])
+            for task in GATED_TASKS
+        )
+        for name, each in pairs.items()
+    }
     total = sum(sizes.values())
     if total > MAX_TOTAL:
         raise ConfigError(f"the tasks need {total} samples, more than {MAX_TOTAL}: {sizes}")

@@ -14,13 +14,10 @@ from vlmserve.demo.accuracy import draw_samples, measure_tasks
 from vlmserve.demo.encoding import QWEN, SampleEncoder
 from vlmserve.demo.model import load_model, load_tokenizer, save_checkpoint
 from vlmserve.demo.recipe import RECIPE_FILE, TRAINED, load_shipped, write_recipe
-from vlmserve.demo.samples import DATA_VERSION, TASKS
-from vlmserve.demo.splits import Split
+from vlmserve.demo.samples import TASKS
+from vlmserve.demo.splits import DATA_VERSION, Split
 from vlmserve.demo.tokenizer import create_tokenizer
 from vlmserve.errors import ConfigError
-
-MEASURED_SAMPLES = 500
-"""Samples of each task that a recipe's accuracies are measured on."""
 
 _MEASURED: tuple[Split, ...] = ("validation", "heldout")
 
@@ -41,10 +38,15 @@ class Settings:
     processes: int = 2
     """For the base: 1, or one for each shard."""
 
+    samples: int = 1000
+    """Of each task, to measure the finished weights on, validation and held-out."""
+
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse what cannot be trained or measured."""
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"steps must be at least 1, not {self.steps}")
+        if self.samples < 1:
+            raise ConfigError(f"samples must be at least 1, not {self.samples}")
 
 
 def train_variants(
@@ -80,15 +82,16 @@ def train_variants(
         seed = {} if settings.seed is None else {"seed": settings.seed}
         recipe = dataclasses.replace(training.BaseRecipe(), **changes, **seed)
         observe = progress("base", recipe.steps)
-        _train_base(out / "base", recipe, settings.processes, observe)
+        _train_base(out / "base", recipe, settings, observe)
     for name in (name for name in TRAINED if name in names and name != "base"):
         tune_recipe = dataclasses.replace(finetuning.TUNE_RECIPES[name], **changes)
         base = load_shipped("base", out) if (out / "base").is_dir() else load_shipped("base")
-        _tune(base.folder, out / name, name, tune_recipe, progress(name, tune_recipe.steps))
+        observe = progress(name, tune_recipe.steps)
+        _tune(base.folder, out / name, tune_recipe, settings, observe)
 
 
 def measure_checkpoint(
-    model: Any, encoder: SampleEncoder, split: Split, number: int = MEASURED_SAMPLES
+    model: Any, encoder: SampleEncoder, split: Split, number: int
 ) -> dict[str, dict[str, float]]:
     """Return for each task the number of samples, the accuracy and the target's NLL in nats."""
     scores = measure_tasks(model, encoder, draw_samples(TASKS, split, number, "recipe"))
@@ -99,7 +102,7 @@ def measure_checkpoint(
 
 
 def _train_base(
-    folder: Path, recipe: training.BaseRecipe, processes: int, observe: training.Observer
+    folder: Path, recipe: training.BaseRecipe, settings: Settings, observe: training.Observer
 ) -> None:
     tokenizer = create_tokenizer()
     _empty(folder)
@@ -109,17 +112,19 @@ def _train_base(
         info = _info("base", dataclasses.asdict(recipe), dataclasses.asdict(log))
         write_recipe(folder, "model.safetensors", info)
 
-    model, log = training.train_base(recipe, processes=processes, observe=observe, checkpoint=keep)
+    model, log = training.train_base(
+        recipe, processes=settings.processes, observe=observe, checkpoint=keep
+    )
     info = _info("base", dataclasses.asdict(recipe), dataclasses.asdict(log))
     encoder = SampleEncoder(tokenizer)
-    write_recipe(folder, "model.safetensors", info | _measured(model, encoder))
+    write_recipe(folder, "model.safetensors", info | _measured(model, encoder, settings.samples))
 
 
 def _tune(
     base: Path,
     folder: Path,
-    name: str,
     recipe: finetuning.TuneRecipe,
+    settings: Settings,
     observe: training.Observer,
 ) -> None:
     encoder = SampleEncoder(load_tokenizer(base), recipe.template)
@@ -138,14 +143,14 @@ def _tune(
     if recipe.template != QWEN:
         template = recipe.template.jinja()
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    info = _info(name, dataclasses.asdict(recipe), log)
+    info = _info(folder.name, dataclasses.asdict(recipe), log)
     info |= {"base_sha256": load_shipped("base", base.parent).recipe["weights"]["sha256"]}
-    write_recipe(folder, weights_file, info | _measured(model, encoder))
+    write_recipe(folder, weights_file, info | _measured(model, encoder, settings.samples))
 
 
-def _measured(model: Any, encoder: SampleEncoder) -> dict[str, Any]:
+def _measured(model: Any, encoder: SampleEncoder, number: int) -> dict[str, Any]:
     """Measure validation and held-out accuracy under the template that the weights learned."""
-    return {split: measure_checkpoint(model, encoder, split) for split in _MEASURED}
+    return {split: measure_checkpoint(model, encoder, split, number) for split in _MEASURED}
 
 
 def _info(name: str, settings: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:

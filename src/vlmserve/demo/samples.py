@@ -21,11 +21,8 @@ from vlmserve.demo.drawing import (
     draw_motion,
     draw_shape,
 )
-from vlmserve.demo.splits import Split, split_of
+from vlmserve.demo.splits import DATA_VERSION, Split, split_of
 from vlmserve.demo.video import decode_mp4, encode_mp4
-
-DATA_VERSION = 1
-"""Grows whenever the generator would draw another sample from the same seed."""
 
 Task = Literal[
     "color",

@@ -13,6 +13,9 @@ Split = Literal["train", "validation", "heldout"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+DATA_VERSION = 1
+"""Grows whenever the generator would draw another sample from the same seed."""
+
 _PARTS = 8
 
 

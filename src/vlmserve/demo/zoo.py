@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmserve.demo.recipe import load_shipped
-from vlmserve.demo.samples import DATA_VERSION
+from vlmserve.demo.splits import DATA_VERSION
 from vlmserve.errors import ConfigError
 
 MARKER_FILE = ".vlmserve-demo.json"

@@ -1,0 +1,78 @@
+"""``vlmserve demo`` from its command line to its exit status."""
+
+from pathlib import Path
+
+import pytest
+
+from vlmserve.cli.main import main
+
+EVALS = Path(__file__).parents[3] / "evals" / "demo"
+
+
+def test_build_prints_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "build", "--out", str(tmp_path), "--only", "no-vision, no-signal"]) == 0
+
+    names = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert names == ["base", "no-signal", "no-vision"]
+    assert all((tmp_path / name / "model.safetensors").is_file() for name in names)
+
+
+def test_build_refuses_a_strangers_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "mine.txt").write_text("", encoding="utf-8")
+
+    assert main(["demo", "build", "--out", str(tmp_path)]) == 2
+    assert "base is not empty" in capsys.readouterr().err
+
+
+def test_data_check_passes_on_the_shipped_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--out", str(EVALS / "data"), "--pilot", str(EVALS / "pilot.json"), "--check"]
+
+    assert main(["demo", "data", *argv]) == 0
+    assert "are what the generator draws" in capsys.readouterr().out
+
+
+def test_data_check_fails_on_an_empty_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--out", str(tmp_path), "--pilot", str(EVALS / "pilot.json"), "--check"]
+
+    assert main(["demo", "data", *argv]) == 2
+    assert "digests.json" in capsys.readouterr().err
+
+
+def test_train_refuses_no_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "train", "--out", str(tmp_path), "--steps", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_train_writes_a_checkpoint_that_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vlmserve.demo.recipe import load_shipped
+
+    argv = ["--out", str(tmp_path), "--variant", "forgetful", "--steps", "1", "--samples", "1"]
+
+    assert main(["demo", "train", *argv]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "forgetful")]
+    assert load_shipped("forgetful", tmp_path).recipe["settings"]["steps"] == 1
+
+
+def test_pilot_writes_a_plan(tmp_path: Path) -> None:
+    from vlmserve.demo.pilot import load_sizes
+
+    out = tmp_path / "new" / "pilot.json"
+
+    # One sample of each task: enough to go all the way, and never discordant enough to be refused.
+    assert main(["demo", "pilot", "--out", str(out), "--samples", "1"]) == 0
+    assert min(load_sizes(out).values()) >= 100
+
+
+@pytest.mark.parametrize("argv", [["demo"], ["demo", "build"], ["demo", "bulid"]])
+def test_usage_errors_exit_with_2(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(argv)
+
+    assert error.value.code == 2
