@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vlmserve.evals.eval_task import EvalTask
 from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.statistics import PairedResult, compare_pairs
+
+if TYPE_CHECKING:
+    from vlmserve.evals.eval_task import EvalTask
 
 _MIN_PAIRS = 2
 
@@ -74,7 +77,7 @@ class Comparison:
 
 
 def compare_task(
-    task: EvalTask,
+    task: "EvalTask",
     baseline: Sequence[SampleRecord],
     candidate: Sequence[SampleRecord],
     *,

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vlmserve.chat import Completion
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError
-from vlmserve.evals.eval_task import EvalTask
 from vlmserve.evals.records import Failed, SampleRecord, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import Answerer, AnswerStore
+
+if TYPE_CHECKING:
+    from vlmserve.evals.eval_task import EvalTask
 
 
 class AnswerListener(Protocol):
@@ -53,7 +55,7 @@ class SideRun:
 
     n_requests_sent: int = 0
 
-    def records(self, task: EvalTask) -> list[SampleRecord]:
+    def records(self, task: "EvalTask") -> list[SampleRecord]:
         """Score a task's answers; one record for each sample, in the task's order."""
         completions = {
             sample.sample_id: self.answers[sample.request_digest]
@@ -74,7 +76,7 @@ class SideRun:
 
 
 def plan_side(
-    side: SideName, answerer: Answerer, tasks: Sequence[EvalTask], store: AnswerStore
+    side: SideName, answerer: Answerer, tasks: Sequence["EvalTask"], store: AnswerStore
 ) -> SideRun:
     """Look up which of the tasks' requests an answerer has answered before."""
     samples = {sample.request_digest: sample for task in tasks for sample in task.samples}

@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmserve.config.suite import SuiteConfig
 from vlmserve.engine.base import Engine
 from vlmserve.evals.compare import compare_task
-from vlmserve.evals.eval_task import EvalTask
 from vlmserve.evals.gate import judge
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.json_report import (
@@ -23,6 +22,9 @@ from vlmserve.evals.report.json_report import (
 from vlmserve.evals.runner import AnswerListener, SideRun, SilentListener, plan_side, run_side
 from vlmserve.evals.samples import content_digest
 from vlmserve.evals.store import Answerer, AnswerStore
+
+if TYPE_CHECKING:
+    from vlmserve.evals.eval_task import EvalTask
 
 # What the scores rest on, beside vlmserve itself.
 _SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "scipy", "numpy")
@@ -67,7 +69,7 @@ class Session:
     """One suite, ready to be put to two sides."""
 
     suite: SuiteConfig
-    tasks: Sequence[EvalTask]
+    tasks: Sequence["EvalTask"]
     """The suite's tasks, loaded."""
 
     store: AnswerStore
@@ -147,7 +149,9 @@ def _answer(sides: Mapping[SideName, Side], session: Session) -> dict[SideName, 
     return runs
 
 
-def _suite_report(suite: SuiteConfig, tasks: Sequence[EvalTask], limit: int | None) -> SuiteReport:
+def _suite_report(
+    suite: SuiteConfig, tasks: Sequence["EvalTask"], limit: int | None
+) -> SuiteReport:
     asked = [
         [task.recipe, [(sample.sample_id, sample.request_digest) for sample in task.samples]]
         for task in tasks

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from vlmserve.chat import Value
 from vlmserve.errors import ConfigError
 from vlmserve.evals.compare import Comparison, FailedSample, Flip
-from vlmserve.evals.eval_task import EvalTask
 from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
 from vlmserve.evals.records import SideName
 from vlmserve.evals.samples import Sample
+
+if TYPE_CHECKING:
+    from vlmserve.evals.eval_task import EvalTask
 
 
 class AnswerReport(Value):
@@ -156,7 +158,7 @@ class EvalReport(Value):
 
 
 def create_task_reports(
-    tasks: Sequence[EvalTask],
+    tasks: Sequence["EvalTask"],
     comparisons: Sequence[Comparison],
     judgement: Judgement,
     margins: Sequence[float | None],
@@ -184,7 +186,7 @@ def write_report(report: EvalReport, path: Path) -> None:
 
 
 def _task_report(
-    task: EvalTask, comparison: Comparison, verdict: TaskVerdict, margin: float | None
+    task: "EvalTask", comparison: Comparison, verdict: TaskVerdict, margin: float | None
 ) -> TaskReport:
     pairs = comparison.pairs
     # Results are oriented so that lower is worse; the report speaks the metric's own language.

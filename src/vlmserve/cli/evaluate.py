@@ -1,0 +1,201 @@
+"""``vlmserve eval``: judge a checkpoint against the one before it."""
+
+import argparse
+import importlib.util
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from vlmserve.cli.options import (
+    add_allow_argument,
+    add_checkpoint_arguments,
+    add_config_arguments,
+    load_serve_config,
+    open_checkpoint,
+    parse_path_maps,
+    require_sound,
+)
+from vlmserve.cli.stages import Stages
+from vlmserve.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.serve import ServeConfig
+    from vlmserve.config.suite import SuiteConfig
+    from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.report.json_report import EvalReport
+    from vlmserve.evals.session import Side
+
+# Of the extra "eval", by their names of import.
+_EVAL_MODULES = ("lm_eval", "openai", "PIL", "scipy")
+
+_NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1#MODEL"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--suite", required=True, type=Path, metavar="FILE", help="what to ask: evals/*.yaml"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="DIR|URL",
+        help="what came before: a checkpoint, or an OpenAI endpoint such as "
+        "http://host:8000/v1#model, as --ckpt may be, too (default: what --ckpt was trained from)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="FILE",
+        help="where answers are kept (default: vlmserve/evals.sqlite in the user's data directory)",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="ask only the first N samples of each task"
+    )
+    parser.add_argument(
+        "--run-id",
+        metavar="ID",
+        help="name of the run (default: a new one); a run of the same name reuses the answers of "
+        "endpoints that state no fingerprint",
+    )
+    parser.add_argument(
+        "--api-key-env",
+        default="VLMSERVE_API_KEY",
+        metavar="NAME",
+        help="environment variable with the endpoint's API key (default: VLMSERVE_API_KEY)",
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=16,
+        metavar="N",
+        help="requests in flight at an endpoint (default: 16)",
+    )
+    add_allow_argument(parser)
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge a checkpoint.
+
+    Returns:
+        0 when it passes, 1 at a regression, 3 when the samples do not decide.
+    """
+    from vlmserve.config.suite import load_suite
+
+    _require_eval_extra()
+    suite = load_suite(args.suite)
+    config = load_serve_config(args)
+    for flag, number in (("--limit", args.limit), ("--concurrency", args.concurrency)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{flag} {number}: must be at least 1")
+    run_id = args.run_id or uuid.uuid4().hex[:12]
+    with Stages() as stages:
+        stages.begin("reading the checkpoints")
+        sides = _create_sides(args, config, run_id)
+        stages.begin("loading the tasks")
+        tasks = _load_tasks(suite, args.limit)
+    report, store_path = _evaluate(args, suite, tasks, sides, run_id)
+    from vlmserve.evals.gate import EXIT_STATUS
+    from vlmserve.evals.report.json_report import write_report
+    from vlmserve.evals.report.terminal import print_report
+
+    console = Console(highlight=False)
+    print_report(report, console)
+    if args.json is not None:
+        write_report(report, args.json)
+        console.print(f"report: {args.json}", soft_wrap=True, markup=False)
+    console.print(f"run {report.run_id} is kept in {store_path}", soft_wrap=True, markup=False)
+    return EXIT_STATUS[report.verdict]
+
+
+def _require_eval_extra() -> None:
+    for module in _EVAL_MODULES:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"{module} is not installed", hint="pip install 'vlmserve[eval]'")
+
+
+def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":
+    # lm-eval and its readers log every file they open.
+    for name in ("lm_eval", "datasets", "httpx2", "openai"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from vlmserve.evals.eval_task import load_tasks
+
+    return load_tasks(suite, limit=limit)
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    suite: "SuiteConfig",
+    tasks: "list[EvalTask]",
+    sides: "tuple[Side, Side]",
+    run_id: str,
+) -> "tuple[EvalReport, Path]":
+    from vlmserve.evals.report.progress import ProgressBars
+    from vlmserve.evals.session import Session
+    from vlmserve.evals.store import AnswerStore, default_store_path
+
+    path = args.store or default_store_path()
+    with AnswerStore(path) as store, ProgressBars(Console(stderr=True)) as bars:
+        session = Session(suite, tasks, store, run_id, limit=args.limit, listener=bars)
+        try:
+            return session.evaluate(*sides), path
+        except EngineError as error:
+            error.hint = error.hint or f"answers so far are kept; go on with --run-id {run_id}"
+            raise
+
+
+def _create_sides(
+    args: argparse.Namespace, config: "ServeConfig", run_id: str
+) -> "tuple[Side, Side]":
+    """Find out what is compared: the baseline, then the candidate."""
+    from vlmserve.cli.sides import checkpoint_side, checkpoint_sides, endpoint_side
+
+    def endpoint(url: str) -> "Side":
+        key = os.environ.get(args.api_key_env)
+        return endpoint_side(url, api_key=key, concurrency=args.concurrency, run_id=run_id)
+
+    if _is_url(args.ckpt):
+        if args.baseline is None:
+            raise ConfigError(
+                f"{args.ckpt}: what an endpoint is compared with must be said", hint=_NAME_IT
+            )
+        candidate = endpoint(args.ckpt)
+        if _is_url(args.baseline):
+            return endpoint(args.baseline), candidate
+        return checkpoint_side(_open_baseline(args), config), candidate
+    checkpoint = open_checkpoint(args)
+    require_sound(checkpoint, args.allow)
+    if args.baseline is not None and _is_url(args.baseline):
+        return endpoint(args.baseline), checkpoint_side(checkpoint, config)
+    return checkpoint_sides(_find_baseline(args, checkpoint), checkpoint, config)
+
+
+def _find_baseline(args: argparse.Namespace, candidate: "Checkpoint") -> "Checkpoint":
+    if args.baseline is not None:
+        return _open_baseline(args)
+    if candidate.base is not None:
+        require_sound(candidate.base, args.allow)
+        return candidate.base
+    known = "nothing says what it was trained from"
+    if candidate.base_ref is not None:
+        known = f"it was trained from {candidate.base_ref}, which is not on this machine"
+    raise ConfigError(f"{candidate.path}: {known}, so there is no baseline", hint=_NAME_IT)
+
+
+def _open_baseline(args: argparse.Namespace) -> "Checkpoint":
+    from vlmserve.checkpoint.source import load_checkpoint
+
+    baseline = load_checkpoint(args.baseline, path_map=parse_path_maps(args.path_map))
+    require_sound(baseline, args.allow)
+    return baseline
+
+
+def _is_url(ref: str) -> bool:
+    return ref.startswith(("http://", "https://"))

@@ -1,0 +1,152 @@
+"""The two sides of ``vlmserve eval``: checkpoints that vLLM loads, or endpoints that serve them."""
+
+import hashlib
+import importlib.metadata
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmserve.checkpoint.fingerprint import fingerprint
+from vlmserve.engine.plan import plan_serving
+from vlmserve.errors import ConfigError, ModelNotFoundError
+from vlmserve.evals.session import EngineSource, Side
+
+if TYPE_CHECKING:
+    from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.serve import ServeConfig
+    from vlmserve.engine.base import Engine
+
+# What computes answers besides the checkpoint: answers of other versions are not reused. Which of
+# the two builds of vLLM is installed, its version says.
+_ENGINE_PACKAGES = ("vlmserve", "vllm", "torch", "transformers")
+
+
+def checkpoint_sides(
+    baseline: "Checkpoint", candidate: "Checkpoint", config: "ServeConfig"
+) -> tuple[Side, Side]:
+    """Set up two checkpoints; an adapter and the base it lies on share one engine.
+
+    Args:
+        baseline: What came before.
+        candidate: What is judged.
+        config: How both are served.
+
+    Returns:
+        The baseline, then the candidate.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read or planned for serving.
+    """
+    judged = checkpoint_side(candidate, config)
+    base = candidate.base
+    if candidate.adapter is None or base is None or not base.path.samefile(baseline.path):
+        return checkpoint_side(baseline, config), judged
+    shared = Side(
+        name=baseline.name,
+        fingerprint=fingerprint(baseline),
+        settings=judged.settings,
+        source=judged.source,
+        model=lambda engine: engine.models[0],
+    )
+    return shared, judged
+
+
+def checkpoint_side(checkpoint: "Checkpoint", config: "ServeConfig") -> Side:
+    """Set up a checkpoint that vLLM loads into this process.
+
+    Raises:
+        CheckpointError: It cannot be read or planned for serving.
+    """
+
+    def load() -> AbstractContextManager["Engine"]:
+        from vlmserve.engine.offline import open_offline_engine
+
+        return open_offline_engine(checkpoint, config)
+
+    return Side(
+        name=checkpoint.name,
+        fingerprint=fingerprint(checkpoint),
+        settings=_offline_settings(checkpoint, config),
+        source=EngineSource(load),
+        # The checkpoint itself comes last: the adapter, where it is one.
+        model=lambda engine: engine.models[-1],
+    )
+
+
+def endpoint_side(url: str, *, api_key: str | None, concurrency: int, run_id: str) -> Side:
+    """Set up an endpoint, which is asked what it serves.
+
+    Args:
+        url: Base of its API, with ``#name`` behind it where it serves several models.
+        api_key: Its key.
+        concurrency: Requests in flight at once.
+        run_id: The run that may reuse its answers, unless it states a fingerprint: what is served
+            behind a name can change at any time.
+
+    Raises:
+        ConfigError: The URL is wrong, or several models are served and none is named.
+        EngineError: The endpoint cannot be reached.
+        RequestError: The key is refused, or the model is not served.
+    """
+    from vlmserve.engine.remote import Endpoint, RemoteEngine
+
+    address, _, name = url.partition("#")
+    endpoint = Endpoint(address, api_key=api_key, concurrency=concurrency)
+    with RemoteEngine(endpoint) as engine:
+        served = {model.name: model for model in engine.served()}
+    listed = ", ".join(served) or "none"
+    if not name:
+        if len(served) != 1:
+            raise ConfigError(
+                f"{url}: several models or none are served ({listed})", hint=f"name one: {url}#NAME"
+            )
+        (name,) = served
+    elif name not in served:
+        raise ModelNotFoundError(f"{address}: no model {name!r}; served are: {listed}")
+    stated = served[name].fingerprint
+
+    def connect() -> AbstractContextManager["Engine"]:
+        return RemoteEngine(endpoint)
+
+    return Side(
+        name=f"{name} at {endpoint.url}",
+        fingerprint=stated or f"{endpoint.url}#{name} in run {run_id}",
+        settings={"engine": "endpoint", "url": endpoint.url, "model": name},
+        source=EngineSource(connect),
+        model=lambda _: name,
+    )
+
+
+def _offline_settings(checkpoint: "Checkpoint", config: "ServeConfig") -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
+        plan = plan_serving(checkpoint, config, Path(scratch))
+    adapter = plan.adapter
+    return {
+        "engine": "vllm",
+        "versions": {name: _version(name) for name in _ENGINE_PACKAGES},
+        **config.engine.model_dump(mode="json"),
+        # Limits of the training's are among these, with the operator's on top.
+        "mm_processor_kwargs": dict(plan.mm_processor_kwargs),
+        "media_io_kwargs": {kind: dict(value) for kind, value in plan.media_io_kwargs.items()},
+        "chat_template": _template_digest(config.server.chat_template),
+        # Even the base's answers are computed by other kernels beside an adapter.
+        "lora": None
+        if adapter is None
+        else {"rank": adapter.max_rank, "vision": adapter.in_vision},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _template_digest(template: str | None) -> str | None:
+    if template is None:
+        return None
+    path = Path(template)
+    text = path.read_bytes() if path.is_file() else template.encode()
+    return hashlib.sha256(text).hexdigest()
