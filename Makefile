@@ -1,0 +1,36 @@
+# What people run and what CI runs are the same targets. Each sets up .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Engines share the machine with their clients; on few cores a second thread pool only gets in the way.
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo check test bench lock install install-dev clean
+
+demo: install  ## serve and judge the demo checkpoints, end to end
+	$(BIN)/vlmserve demo tour --out demo-out
+
+check: install-dev  ## lint, format, types, import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: install-dev  ## every test; a tier that cannot run is a failure
+	VLMSERVE_REQUIRE=engine,compose $(BIN)/pytest
+
+bench: install-dev  ## the benchmarks whose numbers are in benchmarks/README.md
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/serve_overhead.py
+
+install:
+	@$(PYTHON) scripts/bootstrap.py cpu
+
+install-dev:
+	@$(PYTHON) scripts/bootstrap.py dev
+
+lock: install  ## pin again what pyproject.toml asks for
+	$(PYTHON) scripts/lock.py
+
+clean:
+	rm -rf .venv demo-out dist build
