@@ -1,13 +1,13 @@
 """Tiny checkpoints on disk, whole or broken on purpose."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from vlmserve.checkpoint.families import find_family
 
@@ -67,20 +67,17 @@ class CheckpointWriter:
         config: Mapping[str, Any] = TINY_QWEN2_VL,
         *,
         prefixes: Mapping[str, str] | None = None,
-        edit: Callable[[Tensors], None] | None = None,
-        shards: int = 1,
-        processor: Mapping[str, str] = PROCESSOR,
-        seed: int = 0,
+        edit: Callable[[Tensors], object] | None = None,
     ) -> Path:
-        """A full model with every tensor that its family expects.
+        """A full model with every tensor that its family expects, and a processor.
 
         ``prefixes`` renames canonical names (default: those of transformers before 4.52), ``edit``
-        changes the tensors before they are written.
+        changes the tensors before they are written. Equal calls write equal weights.
         """
         directory = self.root / name
         directory.mkdir()
         (directory / "config.json").write_text(json.dumps(config))
-        for file, text in processor.items():
+        for file, text in PROCESSOR.items():
             (directory / file).write_text(text)
         family = find_family(config)
         assert family is not None
@@ -88,7 +85,7 @@ class CheckpointWriter:
         assert expected is not None
         if prefixes is None and family.name.startswith("qwen"):
             prefixes = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         tensors = {
             _renamed(key, prefixes or {}): rng.normal(size=spec.shape).astype(np.float32)
             for key, spec in expected.items()
@@ -96,57 +93,57 @@ class CheckpointWriter:
         }
         if edit is not None:
             edit(tensors)
-        write_weights(directory, tensors, shards)
+        save_file(tensors, directory / "model.safetensors")
+        return directory
+
+    def shard(self, directory: Path, count: int) -> Path:
+        """Spread a model's weights over files with an index."""
+        whole = directory / "model.safetensors"
+        tensors = load_file(whole)
+        whole.unlink()
+        weight_map = {}
+        for index in range(count):
+            name = f"model-{index + 1:05}-of-{count:05}.safetensors"
+            part = dict(list(tensors.items())[index::count])
+            save_file(part, directory / name)
+            weight_map.update(dict.fromkeys(part, name))
+        index_path = directory / "model.safetensors.index.json"
+        index_path.write_text(json.dumps({"weight_map": weight_map}))
         return directory
 
     def adapter(
         self,
         base: str | Path | None,
-        name: str = "adapter",
-        *,
         modules: Mapping[str, tuple[int, int]] | None = None,
-        rank: int = 2,
-        zero: bool = False,
+        *,
         config: Mapping[str, Any] | None = None,
-        extra: Iterable[str] = (),
+        edit: Callable[[Tensors], object] | None = None,
     ) -> Path:
         """A LoRA adapter; ``modules`` maps paths to ``(out_features, in_features)``."""
-        directory = self.root / name
+        directory = self.root / "adapter"
+        while directory.exists():
+            directory = directory.with_name(f"{directory.name}+")
         directory.mkdir()
         settings = {
             "peft_type": "LORA",
             "base_model_name_or_path": None if base is None else str(base),
-            "r": rank,
-            "lora_alpha": 2 * rank,
+            "r": 2,
+            "lora_alpha": 4,
             "target_modules": ["q_proj"],
             **(config or {}),
         }
         (directory / "adapter_config.json").write_text(json.dumps(settings))
         rng = np.random.default_rng(1)
+        rank = settings["r"] or 2
         tensors: Tensors = {}
         for module, (rows, columns) in (modules or {Q_PROJ: (16, 16)}).items():
             key = f"base_model.model.{module}"
             tensors[f"{key}.lora_A.weight"] = rng.normal(size=(rank, columns)).astype(np.float32)
-            b = np.zeros((rows, rank)) if zero else rng.normal(size=(rows, rank))
-            tensors[f"{key}.lora_B.weight"] = b.astype(np.float32)
-        for key in extra:
-            tensors[key] = np.ones((2, 2), np.float32)
+            tensors[f"{key}.lora_B.weight"] = rng.normal(size=(rows, rank)).astype(np.float32)
+        if edit is not None:
+            edit(tensors)
         save_file(tensors, directory / "adapter_model.safetensors")
         return directory
-
-
-def write_weights(directory: Path, tensors: Tensors, shards: int) -> None:
-    if shards == 1:
-        save_file(tensors, directory / "model.safetensors")
-        return
-    weight_map = {}
-    for index in range(shards):
-        name = f"model-{index + 1:05}-of-{shards:05}.safetensors"
-        part = dict(list(tensors.items())[index::shards])
-        save_file(part, directory / name)
-        weight_map.update(dict.fromkeys(part, name))
-    index_path = directory / "model.safetensors.index.json"
-    index_path.write_text(json.dumps({"weight_map": weight_map}))
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:

@@ -70,10 +70,10 @@ def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
     gaps = find_gaps(checkpoint)
     donor = _find_donor(checkpoint)
     unfilled = [gap.part for gap in gaps if not gap.files]
-    if unfilled or donor is None:
-        what = " and ".join(unfilled or ("processor",))
+    if unfilled:
         raise CheckpointError(
-            f"{checkpoint.model.path}: {what} missing, and nothing at hand to borrow from",
+            f"{checkpoint.model.path}: {' and '.join(unfilled)} missing, and nothing at hand to "
+            "borrow from",
             hint="give the model it was trained from with --base-model DIR",
         )
     path = parent / checkpoint.model.name
@@ -82,8 +82,8 @@ def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
         for file in sorted(checkpoint.model.path.iterdir()):
             if file.is_file():
                 (path / file.name).symlink_to(file.resolve())
-        for gap in gaps:
-            for name in gap.files:
+        if donor is not None:
+            for name in (name for gap in gaps for name in gap.files):
                 _borrow(name, donor, path)
         _keep_template(find_processor(checkpoint.model.path), path)
     except OSError as error:
