@@ -1,0 +1,126 @@
+"""Findings, their severities, and what becomes of a check that fails."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.doctor import run
+from vlmserve.doctor.describe import describe_checkpoint
+from vlmserve.doctor.finding import SEVERITIES, Evidence, Finding, enumerate_names
+from vlmserve.doctor.run import run_checks
+
+
+def finding(**fields: Any) -> Finding:
+    usual = {"title": "t", "evidence": (), "consequence": "c", "remedy": "r", "source": "s"}
+    return Finding(**{**usual, **fields})
+
+
+def test_severity_is_the_ids() -> None:
+    assert finding(id="ckpt.files").severity == "block"
+    assert finding(id="train.no-signal").severity == "warn"
+
+
+def test_severity_may_be_milder_but_not_worse() -> None:
+    assert finding(id="ckpt.files", severity="warn").severity == "warn"
+    with pytest.raises(ValidationError, match=r"train\.no-signal is warn"):
+        finding(id="train.no-signal", severity="block")
+
+
+def test_unknown_id_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no severity"):
+        finding(id="no.such")
+
+
+def test_every_id_has_a_check_that_says_it() -> None:
+    source = Path(run.__file__).parent
+    said = {
+        found
+        for path in source.glob("*.py")
+        if path.name not in ("finding.py", "run.py")
+        for found in re.findall(r'id="([a-z]+\.[a-z-]+)"', path.read_text())
+    }
+    assert said == set(SEVERITIES) == set(run._CHECKS)
+
+
+def test_names_are_cut_with_a_count() -> None:
+    assert enumerate_names(["a"]) == "a"
+    assert enumerate_names("abcde", 2) == "a, b and 3 more"
+
+
+def test_a_check_that_fails_does_not_hide_the_others(
+    write: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(run._CHECKS, "ckpt.zero", broken)
+    directory = write.model()
+    (directory / "preprocessor_config.json").unlink()
+    report = run_checks(load_checkpoint(directory))
+    assert [found.id for found in report.findings] == ["proc.present"]
+    assert "ZeroDivisionError" in {u.id: u.reason for u in report.unknown}["ckpt.zero"]
+    assert "ckpt.zero" in caplog.text
+
+
+def test_most_serious_first(write: Any) -> None:
+    directory = write.model()
+    (directory / "trainer_state.json").write_text('{"log_history": [{"loss": 0.0}]}')
+    (directory / "preprocessor_config.json").unlink()
+    report = run_checks(load_checkpoint(directory))
+    assert [found.severity for found in report.findings] == ["block", "warn"]
+    assert [found.id for found in report.blocking] == ["proc.present"]
+    assert [found.id for found in report.warnings] == ["train.no-signal"]
+
+
+def test_json(write: Any) -> None:
+    checkpoint = load_checkpoint(write.model())
+    evidence = (Evidence(file="f", key="k", value="v"),)
+    found = finding(id="ckpt.files", evidence=evidence)
+    report = run.DoctorReport(findings=(found,), unknown=())
+    assert report.as_json(checkpoint) == {
+        "schema_version": 1,
+        "checkpoint": str(checkpoint.path),
+        "family": "qwen2_vl",
+        "findings": [
+            {
+                "id": "ckpt.files",
+                "severity": "block",
+                "title": "t",
+                "evidence": [{"file": "f", "key": "k", "value": "v"}],
+                "consequence": "c",
+                "remedy": "r",
+                "source": "s",
+                "caused_by": None,
+            }
+        ],
+        "unknown": [],
+    }
+
+
+def test_description_of_a_model(write: Any) -> None:
+    directory = write.shard(write.model(), 2)
+    text = describe_checkpoint(load_checkpoint(directory))
+    assert "A full Qwen2-VL (Qwen2VLForConditionalGeneration) model" in text
+    assert "F32, in 2 files, saved by transformers 4.49.0" in text
+    assert "Nothing tells how it was trained." in text
+
+
+def test_description_of_an_adapter(write: Any) -> None:
+    base = write.model("base")
+    adapter = write.adapter(base, {"visual.blocks.0.attn.qkv": (48, 16)})
+    arguments = '{"model": "Qwen/Qwen2-VL", "swift_version": "3.1", "max_length": 2048}'
+    (adapter / "args.json").write_text(arguments)
+    text = describe_checkpoint(load_checkpoint(adapter))
+    assert "A LoRA adapter of rank 2 (alpha 4; 1 modules, vision tower included)" in text
+    assert f"{base}, named by adapter_config.json: base_model_name_or_path" in text
+    assert "Trained with ms-swift 3.1 from Qwen/Qwen2-VL (max_length 2048)." in text
+
+
+def test_description_of_what_cannot_be_read(write: Any) -> None:
+    adapter = write.adapter(write.model())
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    assert "its weights cannot be read" in describe_checkpoint(load_checkpoint(adapter))
