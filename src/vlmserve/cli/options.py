@@ -1,6 +1,7 @@
 """Arguments that several verbs share, and what they make of them."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,10 @@ from vlmserve.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_EVIDENCE = 4
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,26 +100,34 @@ def add_allow_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def require_sound(checkpoint: "Checkpoint", allowed: Sequence[str]) -> None:
-    """Run the fast checks and refuse to go on at a blocking finding.
+    """Run the fast checks, log warnings, and refuse to go on at a blocking finding.
 
     Args:
         checkpoint: The checkpoint to be served.
         allowed: Ids of findings that the user accepts.
 
     Raises:
+        ConfigError: An allowed id is not one of a finding.
         CheckpointError: A blocking finding is not allowed; the message holds all of them.
     """
+    from vlmserve.doctor.finding import SEVERITIES
     from vlmserve.doctor.run import run_checks
 
-    blocking = [
-        finding
-        for finding in run_checks(checkpoint, fast=True).blocking
-        if finding.id not in allowed
-    ]
+    if unknown := set(allowed) - set(SEVERITIES):
+        raise ConfigError(
+            f"--allow {min(unknown)}: no such finding", hint=f"known are {', '.join(SEVERITIES)}"
+        )
+    report = run_checks(checkpoint, fast=True)
+    for finding in report.warnings:
+        _LOG.warning("warning [%s] %s: %s", finding.id, finding.title, finding.consequence)
+    blocking = [finding for finding in report.blocking if finding.id not in allowed]
     if not blocking:
         return
-    lines = [f"{checkpoint.path} cannot be served:"]
-    lines += [f"  [{finding.id}] {finding.title}: {finding.consequence}" for finding in blocking]
+    lines = [f"{checkpoint.path} cannot be served"]
+    for finding in blocking:
+        lines.append(f"[{finding.id}] {finding.title}: {finding.consequence}")
+        shown = finding.evidence[:_MAX_EVIDENCE]
+        lines += [f"    {seen.file}: {seen.key}: {seen.value}" for seen in shown]
     remedies = dict.fromkeys(finding.remedy for finding in blocking)
     raise CheckpointError(
         "\n".join(lines),

@@ -129,8 +129,6 @@ def parse_vllm_flags(flags: Sequence[str], extra: Sequence[str] = ()) -> "Namesp
             )
 
     args: Namespace = make_arg_parser(Parser(prog="vlmserve serve --")).parse_args([*flags, *extra])
-    if args.model_tag is not None:
-        raise ConfigError(f"{args.model_tag}: only flags can be given after --")
     try:
         validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:
@@ -139,6 +137,8 @@ def parse_vllm_flags(flags: Sequence[str], extra: Sequence[str] = ()) -> "Namesp
 
 
 def _refuse_reserved(extra: Sequence[str]) -> None:
+    if extra and not extra[0].startswith("-"):
+        raise ConfigError(f"{extra[0]}: only flags of `vllm serve` can be given after --")
     for word in extra:
         flag = word.partition("=")[0].replace("_", "-")
         if flag in _RESERVED:

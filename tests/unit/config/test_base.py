@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from vlmserve.config.base import StrictModel, load_config
+from vlmserve.errors import ConfigError
+
+
+class Inner(StrictModel):
+    port: int = 8000
+    """TCP port to listen on."""
+
+    hosts: tuple[str, ...] = ()
+
+
+class Outer(StrictModel):
+    server: Inner = Inner()
+    name: str = "x"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "serve.yaml"
+
+
+def test_later_sources_win(file: Path) -> None:
+    file.write_text("server:\n  port: 1\nname: from-file\n")
+
+    config = load_config(
+        file, Outer, settings=["server.port=2", "name=set"], overrides={"server.port": "3"}
+    )
+
+    assert config == Outer(server=Inner(port=3), name="set")
+
+
+def test_no_file_gives_the_defaults() -> None:
+    assert load_config(None, Outer) == Outer()
+
+
+def test_empty_file_gives_the_defaults(file: Path) -> None:
+    file.write_text("# nothing\n")
+
+    assert load_config(file, Outer) == Outer()
+
+
+def test_setting_takes_yaml_values() -> None:
+    config = load_config(None, Outer, settings=["server.hosts=[a, b]"])
+
+    assert config.server.hosts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("server:\n  prot: 1\n", "serve.yaml:2: server.prot: unknown key"),
+        ("name: a\nserver:\n  port: many\n", "serve.yaml:3: server.port: Input should be a valid"),
+        ("name: a\nserver: {port: 1}\nname: b\n", "serve.yaml:3: key 'name' is given twice"),
+        ("server:\n  port: 1\n  port: 2\n", "serve.yaml:3: key 'port' is given twice"),
+        ("- a\n- b\n", "serve.yaml:1: a mapping of keys to values is expected"),
+        ("name: [\n", "serve.yaml:2: "),
+        ("server:\n  hosts:\n    - a\n    - {}\n", "serve.yaml:4: server.hosts.1: "),
+    ],
+)
+def test_fault_names_file_line_and_field(file: Path, text: str, expected: str) -> None:
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, Outer)
+
+    assert expected in caught.value.message
+
+
+def test_every_fault_is_told(file: Path) -> None:
+    file.write_text("nmae: a\nserver:\n  port: x\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, Outer)
+
+    assert caught.value.message.count("serve.yaml:") == 2
+
+
+def test_fault_of_a_setting_names_the_setting(file: Path) -> None:
+    file.write_text("server:\n  port: 1\n")
+
+    with pytest.raises(ConfigError, match=r"^--set server\.port=x: server\.port: "):
+        load_config(file, Outer, settings=["server.port=x"])
+
+
+def test_fault_of_a_flag_names_the_flag() -> None:
+    with pytest.raises(ConfigError, match=r"^--port x: server\.port: "):
+        load_config(None, Outer, overrides={"server.port": "x"})
+
+
+@pytest.mark.parametrize("setting", ["server.port", "=1", "server..port=1", "name.x=1"])
+def test_malformed_setting_is_refused(file: Path, setting: str) -> None:
+    file.write_text("name: a\n")
+
+    with pytest.raises(ConfigError):
+        load_config(file, Outer, settings=[setting])
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file"):
+        load_config(tmp_path / "nowhere.yaml", Outer)
+
+
+def test_text_that_is_not_utf8_is_refused(file: Path) -> None:
+    file.write_bytes(b"name: \xff\n")
+
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(file, Outer)
+
+
+def test_docstring_becomes_the_field_description() -> None:
+    properties = Inner.model_json_schema()["properties"]
+
+    assert properties["port"]["description"] == "TCP port to listen on."

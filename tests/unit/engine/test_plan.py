@@ -1,0 +1,162 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.conftest import CheckpointWriter
+from vlmserve.checkpoint.provenance import VisionLimits
+from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.config.base import load_config
+from vlmserve.config.serve import ServeConfig
+from vlmserve.engine.plan import plan_serving
+from vlmserve.engine.vllm_args import vllm_flags
+from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
+
+
+def config(*settings: str) -> ServeConfig:
+    return load_config(None, ServeConfig, settings=settings)
+
+
+def value(flags: list[str], flag: str) -> str:
+    return flags[flags.index(flag) + 1]
+
+
+def swift_args(directory: Path, **args: Any) -> None:
+    (directory / "args.json").write_text(json.dumps({"swift_version": "4.6.0", **args}))
+
+
+def test_full_checkpoint_is_served_as_it_lies(write: CheckpointWriter, tmp_path: Path) -> None:
+    directory = write.model("run-7")
+
+    plan = plan_serving(load_checkpoint(directory), config(), tmp_path)
+
+    assert plan.model_path == directory
+    assert plan.names == ("run-7",)
+    assert plan.adapter is None
+    assert plan.notes == ()
+
+
+def test_adapter_is_served_beside_its_base(write: CheckpointWriter, tmp_path: Path) -> None:
+    base = write.model("base")
+    checkpoint = load_checkpoint(write.adapter(base))
+
+    plan = plan_serving(checkpoint, config(), tmp_path)
+    flags = vllm_flags(plan, config())
+
+    assert plan.names == ("base", "adapter")
+    assert plan.candidate_name == "adapter"
+    assert value(flags, "--max-lora-rank") == "8"
+    assert value(flags, "--max-loras") == "2"
+    assert json.loads(value(flags, "--lora-modules"))["name"] == "adapter"
+    assert "--enable-tower-connector-lora" not in flags
+
+
+def test_vision_adapter_gets_its_switch(write: CheckpointWriter, tmp_path: Path) -> None:
+    base = write.model("base")
+    adapter = write.adapter(base, {"visual.blocks.0.attn.qkv": (48, 16)})
+
+    plan = plan_serving(load_checkpoint(adapter), config(), tmp_path)
+
+    assert "--enable-tower-connector-lora" in vllm_flags(plan, config())
+
+
+def test_rank_above_the_limit_is_refused(write: CheckpointWriter, tmp_path: Path) -> None:
+    adapter = write.adapter(write.model("base"), config={"r": 600})
+
+    with pytest.raises(AdapterMismatchError, match="rank 600 is above vLLM's limit of 512"):
+        plan_serving(load_checkpoint(adapter), config(), tmp_path)
+
+
+def test_base_of_the_same_name_is_told_apart(write: CheckpointWriter, tmp_path: Path) -> None:
+    base = write.model("adapter-base")
+    base = base.rename(tmp_path / "twin")
+    adapter = write.adapter(base)
+    settings = ("server.served_model_name=twin",)
+
+    plan = plan_serving(load_checkpoint(adapter), config(*settings), tmp_path)
+
+    assert plan.names == ("twin-base", "twin")
+    with pytest.raises(ConfigError, match="adapter's name too"):
+        plan_serving(load_checkpoint(adapter), config("server.base_served_name=adapter"), tmp_path)
+
+
+def test_missing_processor_is_borrowed_from_the_base(
+    write: CheckpointWriter, tmp_path: Path
+) -> None:
+    base, tuned = write.model("base"), write.model("tuned")
+    for name in ("preprocessor_config.json", "chat_template.json"):
+        (tuned / name).unlink()
+    swift_args(tuned, model=str(base))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+
+    plan = plan_serving(load_checkpoint(tuned), config(), scratch)
+
+    assert plan.model_path.parent == scratch
+    assert (plan.model_path / "preprocessor_config.json").is_file()
+    assert (plan.model_path / "model.safetensors").samefile(tuned / "model.safetensors")
+    assert "preprocessor_config.json" in plan.notes[0]
+    assert not (tuned / "preprocessor_config.json").exists()
+
+
+def test_missing_processor_without_a_base_is_refused(
+    write: CheckpointWriter, tmp_path: Path
+) -> None:
+    tuned = write.model("tuned")
+    (tuned / "preprocessor_config.json").unlink()
+
+    with pytest.raises(CheckpointError, match="image processor missing"):
+        plan_serving(load_checkpoint(tuned), config(), tmp_path)
+
+
+def test_training_limits_are_applied_and_said(write: CheckpointWriter, tmp_path: Path) -> None:
+    tuned = write.model("tuned")
+    swift_args(tuned, max_pixels=50176)
+    env = VisionLimits(fps=1.0, fps_max_frames=16, video_max_pixels=9)
+
+    plan = plan_serving(load_checkpoint(tuned), config(), tmp_path, train_env=env)
+    flags = vllm_flags(plan, config())
+
+    assert json.loads(value(flags, "--mm-processor-kwargs")) == {"max_pixels": 50176}
+    assert json.loads(value(flags, "--media-io-kwargs")) == {
+        "video": {"fps": 1.0, "max_frames": 16}
+    }
+    assert "max_pixels=50176 of the training is applied to serving" in plan.notes
+    assert any("video_max_pixels=9 of the training is NOT applied" in note for note in plan.notes)
+
+
+def test_training_limit_never_enlarges_the_processors_own(
+    write: CheckpointWriter, tmp_path: Path
+) -> None:
+    tuned = write.model("tuned")
+    (tuned / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 1000}'
+    )
+    swift_args(tuned, max_pixels=50176)
+
+    plan = plan_serving(load_checkpoint(tuned), config(), tmp_path)
+
+    assert plan.mm_processor_kwargs == {"max_pixels": 1000}
+
+
+def test_operator_wins_over_the_training(write: CheckpointWriter, tmp_path: Path) -> None:
+    tuned = write.model("tuned")
+    swift_args(tuned, max_pixels=50176)
+    chosen = config("engine.mm_processor_kwargs={max_pixels: 784}")
+
+    plan = plan_serving(load_checkpoint(tuned), chosen, tmp_path)
+
+    assert plan.mm_processor_kwargs == {"max_pixels": 784}
+
+
+def test_limits_of_a_family_without_such_settings_are_said(
+    write: CheckpointWriter, tmp_path: Path, tiny_llava: dict[str, Any]
+) -> None:
+    tuned = write.model("tuned", tiny_llava)
+    swift_args(tuned, max_pixels=50176)
+
+    plan = plan_serving(load_checkpoint(tuned), config(), tmp_path)
+
+    assert plan.mm_processor_kwargs == {}
+    assert "NOT applied" in plan.notes[0]
