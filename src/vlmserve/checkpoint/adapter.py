@@ -29,7 +29,8 @@ _ROLES = {
     ".lora_embedding_A": "A",
     ".lora_embedding_B": "B",
 }
-# Starts of module paths that lie in a vision tower or a projector, in any family and layout.
+_EMBEDDING_COPIES = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
+# Parts of module paths that lie in a vision tower or a projector, in any family and layout.
 _VISION_WORDS = ("visual", "vision_tower", "vision_model", "vit")
 _PROJECTOR_WORDS = ("merger", "deepstack_merger_list", "multi_modal_projector", "mm_projector")
 
@@ -115,8 +116,16 @@ class AdapterInfo:
 
     @cached_property
     def other_tensors(self) -> tuple[str, ...]:
-        """Names of tensors that are not LoRA matrices: whole weights, biases, magnitudes."""
-        return tuple(name for name in self.tensors if _split(name)[1] is None)
+        """Names of tensors that are not LoRA matrices: whole weights, biases, magnitudes.
+
+        Copies of the base's embeddings are not among them: PEFT adds them unasked, and vLLM skips
+        them (vllm 0.32 lora/utils.py is_base_embedding_weights).
+        """
+        return tuple(
+            name
+            for name in self.tensors
+            if _split(name)[1] is None and not name.endswith(_EMBEDDING_COPIES)
+        )
 
     @property
     def touches_vision_tower(self) -> bool:
@@ -220,11 +229,12 @@ def match_adapter(adapter: AdapterInfo, base: "Checkpoint") -> AdapterMatch | No
     mismatches: list[ShapeMismatch] = []
     for pair in adapter.pairs:
         name = family.canonical_module(pair.module)
-        if name not in modules:
+        is_vision = family.component(f"{name}.") != "language model"
+        if name not in modules or (is_vision and not family.supports_tower_lora):
             unmatched.append(pair.module)
             continue
         matched.append(pair.module)
-        if family.component(f"{name}.") != "language model":
+        if is_vision:
             vision.append(pair.module)
         mismatches += _compare(pair, *modules[name], rank=adapter.rank)
     return AdapterMatch(tuple(matched), tuple(unmatched), tuple(vision), tuple(mismatches))

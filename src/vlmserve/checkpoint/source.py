@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -110,20 +110,9 @@ def load_checkpoint(
     training = load_training(path)
     if (path / CONFIG_NAME).is_file():
         return _load_adapter_checkpoint(path, training, base_model, path_map)
-    config = _read_config(path)
+    checkpoint = _load_model(path, training)
     base, base_ref, source = _find_training_base(path, training, base_model, path_map)
-    return Checkpoint(
-        path=path,
-        name=_served_name(path),
-        architecture=_architecture(config, path),
-        model_type=str(config.get("model_type", "")),
-        config=config,
-        adapter=None,
-        base=base,
-        base_ref=base_ref,
-        base_ref_source=source,
-        training=training,
-    )
+    return replace(checkpoint, base=base, base_ref=base_ref, base_ref_source=source)
 
 
 def check_supported(checkpoint: Checkpoint) -> None:
@@ -137,6 +126,23 @@ def check_supported(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.model.path}: vLLM 0.32 has no {checkpoint.architecture}", hint=reason
         )
+
+
+def _load_model(path: Path, training: TrainingInfo | None) -> Checkpoint:
+    """A full model, without looking for what it was trained from."""
+    config = _read_config(path)
+    return Checkpoint(
+        path=path,
+        name=_served_name(path),
+        architecture=_architecture(config, path),
+        model_type=str(config.get("model_type", "")),
+        config=config,
+        adapter=None,
+        base=None,
+        base_ref=None,
+        base_ref_source=None,
+        training=training,
+    )
 
 
 def _load_adapter_checkpoint(
@@ -159,7 +165,7 @@ def _load_adapter_checkpoint(
             f"{base_path}: the base of adapter {path} is an adapter itself",
             hint="merge it into its own base first and give the result with --base-model",
         )
-    base = load_checkpoint(base_path)
+    base = _load_model(base_path, load_training(base_path))
     return Checkpoint(
         path=path,
         name=_served_name(path),
@@ -200,8 +206,9 @@ def _find_training_base(
         return None, None, None
     try:
         base_path = _resolve_base(base_ref, source, path, path_map)
-        # A base that a merged adapter was trained on may name this very directory.
-        base = None if base_path.samefile(path) else load_checkpoint(base_path)
+        # Resumed runs name their own directory.
+        is_other = not base_path.samefile(path)
+        base = _load_model(base_path, load_training(base_path)) if is_other else None
     except CheckpointError:
         if base_model is not None:
             raise

@@ -35,11 +35,6 @@ class WeightFiles:
     weight_map: Mapping[str, str] = field(default_factory=dict)
     """File name by tensor name, from the index; empty without one."""
 
-    @property
-    def missing(self) -> tuple[Path, ...]:
-        """Files that the index names and that are not there."""
-        return tuple(path for path in self.shards if not path.is_file())
-
 
 def find_weights(directory: Path) -> WeightFiles:
     """List the files that hold a model's weights.

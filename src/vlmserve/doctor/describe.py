@@ -33,7 +33,8 @@ def _adapter_kind(checkpoint: Checkpoint) -> str:
     if adapter is None:
         return ""
     try:
-        modules = f"{len(adapter.pairs)} modules"
+        count = len(adapter.pairs)
+        modules = f"{count} module{'' if count == 1 else 's'}"
         parts = ["vision tower"] if adapter.touches_vision_tower else []
         parts += ["projector"] if adapter.touches_projector else []
         where = f", {' and '.join(parts)} included" if parts else ", the language model's alone"

@@ -104,6 +104,15 @@ def test_training_base_of_a_full_model(write: Any) -> None:
         load_checkpoint(tuned, base_model="/gone/too")
 
 
+def test_models_that_name_each_other(write: Any) -> None:
+    first, second = write.model("first"), write.model("second")
+    (first / "args.json").write_text(json.dumps({"model": str(second)}))
+    (second / "args.json").write_text(json.dumps({"model": str(first)}))
+    checkpoint = load_checkpoint(first)
+    assert checkpoint.base is not None
+    assert (checkpoint.base.path, checkpoint.base.base) == (second, None)
+
+
 def test_a_model_is_not_its_own_base(write: Any) -> None:
     model = write.model()
     assert load_checkpoint(model, base_model=model).base is None

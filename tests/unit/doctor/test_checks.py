@@ -373,6 +373,14 @@ def test_adapter_with_whole_weights_in_its_file(write: Any, base: Path) -> None:
     assert serious(report) == [("lora.coverage", "block")]
 
 
+def test_adapter_with_a_copy_of_the_embedding(write: Any, base: Path) -> None:
+    def edit(tensors: Any) -> None:
+        name = "base_model.model.model.embed_tokens.base_layer.weight"
+        tensors[name] = np.ones((40, 16), np.float32)
+
+    assert check(write.adapter(base, edit=edit)).findings == ()
+
+
 def test_trainables_that_nothing_reads(adapter: Path) -> None:
     (adapter / "non_lora_trainables.bin").touch()
     assert serious(check(adapter)) == [("lora.coverage", "warn")]

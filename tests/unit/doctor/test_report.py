@@ -115,7 +115,7 @@ def test_description_of_an_adapter(write: Any) -> None:
     arguments = '{"model": "Qwen/Qwen2-VL", "swift_version": "3.1", "max_length": 2048}'
     (adapter / "args.json").write_text(arguments)
     text = describe_checkpoint(load_checkpoint(adapter))
-    assert "A LoRA adapter of rank 2 (alpha 4; 1 modules, vision tower included)" in text
+    assert "A LoRA adapter of rank 2 (alpha 4; 1 module, vision tower included)" in text
     assert f"{base}, named by adapter_config.json: base_model_name_or_path" in text
     assert "Trained with ms-swift 3.1 from Qwen/Qwen2-VL (max_length 2048)." in text
 
