@@ -3,8 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 from vlmserve.checkpoint.overlay import find_gaps
+from vlmserve.checkpoint.processor import Part
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
+
+_USUAL_FILES: dict[Part, str] = {
+    "image processor": "preprocessor_config.json",
+    "tokenizer": "tokenizer.json",
+    "chat template": "chat_template.jinja",
+}
 
 
 def check_present(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
@@ -19,13 +26,17 @@ def check_present(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
     donor = checkpoint.path if checkpoint.adapter is not None else None
     if donor is None and checkpoint.base is not None:
         donor = checkpoint.base.path
-    where = shown_path(checkpoint.model.path, checkpoint)
-    evidence = [Evidence(file=where, key=gap.part, value="missing") for gap in gaps]
+    evidence = [
+        Evidence(
+            file=shown_path(checkpoint.model.path / _USUAL_FILES[gap.part], checkpoint),
+            key="",
+            value=f"neither this nor another file with the {gap.part}",
+        )
+        for gap in gaps
+    ]
     if can_borrow and donor is not None:
         files = ", ".join(name for gap in gaps for name in gap.files)
-        evidence.append(
-            Evidence(file=str(donor), key=names, value=f"would be borrowed from here: {files}")
-        )
+        evidence.append(Evidence(file=str(donor), key="", value=f"has {files} to borrow"))
         remedy = (
             f"copy {files} from {donor}, or from the training run; vlmserve serve borrows them in "
             "a directory of links and leaves the checkpoint alone"

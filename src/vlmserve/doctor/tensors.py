@@ -13,7 +13,6 @@ from vlmserve.doctor.finding import (
     Finding,
     Outcome,
     Unknown,
-    enumerate_names,
     shown_path,
 )
 
@@ -86,7 +85,7 @@ def check_finite(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
 
 
 def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> Iterator[Evidence]:
-    where = shown_path(checkpoint.model.path, checkpoint)
+    where = shown_path(checkpoint.model.path / "*.safetensors", checkpoint)
     for component in _COMPONENTS:
         groups = (
             ("missing", inventory.missing.get(component, ())),
@@ -94,7 +93,7 @@ def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> I
         )
         for what, names in groups:
             if names:
-                value = f"{_count(len(names))} {what}, e.g. {enumerate_names(names, 1)}"
+                value = f"{_count(len(names))} {what}, e.g. {names[0]}"
                 yield Evidence(file=where, key=component, value=value)
         # Tensors without values are ckpt.zero's.
         mismatched = [
@@ -112,25 +111,32 @@ def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> I
 
 
 def _tensors_finding(inventory: TensorInventory, evidence: list[Evidence]) -> Finding:
-    consequences = []
+    consequences, remedies = [], []
     if inventory.missing:
+        remedies.append(
+            "save the model again with save_pretrained from the class that config.json names, or "
+            "copy what was frozen in training from the base model"
+        )
         consequences.append(
             "vLLM fills missing linear weights with whatever is in memory, without a word, and "
             "serves nonsense."
         )
     if inventory.unexpected or inventory.mismatched:
         consequences.append("vLLM refuses tensors it has no place for and other shapes.")
-    remedy = (
-        "save the model again with save_pretrained from the class that config.json names; for a "
-        "renamed prefix, rename the tensors; for another vocabulary, set vocab_size to the rows "
-        "of embed_tokens"
-    )
+    if inventory.explanation is not None:
+        remedies = [inventory.explanation, "rename the tensors"]
+    elif inventory.unexpected:
+        remedies.append("strip what a trainer put before the names, such as base_model.model.")
+    if inventory.mismatched:
+        remedies.append(
+            "make config.json say the sizes of the weights, vocab_size the rows of embed_tokens"
+        )
     return Finding(
         id="ckpt.tensors",
         title="; ".join(f"{item.key}: {item.value.partition(',')[0]}" for item in evidence),
         evidence=evidence,
         consequence=" ".join(consequences),
-        remedy=remedy if inventory.explanation is None else f"{inventory.explanation} {remedy}",
+        remedy="; ".join(remedies),
         source="vllm 0.32 model_executor/model_loader/default_loader.py track_weights_loading; "
         "vllm#18983",
     )

@@ -32,6 +32,7 @@ def check_no_signal(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
         evidence.append(_log_evidence(dead, logged))
     if not evidence:
         return
+    evidence += _length_evidence(checkpoint)
     doubtful = equals_base or len(dead) >= _DOUBTFUL_SHARE * logged
     yield Finding(
         id="train.no-signal",
@@ -84,6 +85,15 @@ def _by_canonical_name(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
         name if family is None else family.canonical(name): tensor
         for name, tensor in checkpoint.tensors.items()
     }
+
+
+def _length_evidence(checkpoint: Checkpoint) -> list[Evidence]:
+    """The usual suspect: what samples were cut to."""
+    training = checkpoint.training
+    if training is None or training.max_length is None:
+        return []
+    value = f"{training.max_length} tokens, images included"
+    return [Evidence(file=training.files[-1], key="max_length", value=value)]
 
 
 def _dead_steps(checkpoint: Checkpoint) -> tuple[list[Mapping[str, Any]], int]:

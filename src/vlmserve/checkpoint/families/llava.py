@@ -81,7 +81,7 @@ class Llava(Family):
             return None
         return (
             "The vision tower's tensors are named vision_tower.*, as transformers 5 saves them; "
-            "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file."
+            "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file"
         )
 
 
