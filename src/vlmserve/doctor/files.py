@@ -93,7 +93,8 @@ def check_zero(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
         evidence=evidence,
         consequence="The weights are not in the files that vLLM reads.",
         remedy=f"run: python -m deepspeed.utils.zero_to_fp32 {checkpoint.path} "
-        f"{checkpoint.path}-full --safe_serialization; for later runs set stage3_gather_16bit_weights_on_model_save to true",
+        f"{checkpoint.path}-full --safe_serialization; for later runs set "
+        "stage3_gather_16bit_weights_on_model_save to true",
         source="deepspeed utils/zero_to_fp32.py; OpenRLHF#839",
     )
 
