@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _DATA = Path("evals/demo/data")
 _PILOT = Path("evals/demo/pilot.json")
+_CONFIG = Path("configs/cpu-demo.yaml")
+_SUITE = Path("evals/demo.yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_train(actions)
     _add_data(actions)
     _add_pilot(actions)
+    _add_tour(actions)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,6 +120,22 @@ def _add_pilot(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(act=_pilot)
 
 
+def _add_tour(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "tour",
+        help="check, serve and judge the demo checkpoints, end to end; minutes on two cores",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for all it writes")
+    parser.add_argument(
+        "--config", type=Path, default=_CONFIG, help="how to serve (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--suite", type=Path, default=_SUITE, help="what to ask (default: %(default)s)"
+    )
+    parser.set_defaults(act=_tour)
+
+
 def _build(args: argparse.Namespace) -> int:
     from vlmserve.demo.zoo import build_zoo
 
@@ -168,6 +187,12 @@ def _pilot(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.out}: {error.strerror or error}") from error
     print(f"{args.out}: {plan['total']} samples, {plan['sizes']}")
     return 0
+
+
+def _tour(args: argparse.Namespace) -> int:
+    from vlmserve.cli.tour import run_tour
+
+    return run_tour(args.out, config=args.config, suite=args.suite)
 
 
 @contextlib.contextmanager

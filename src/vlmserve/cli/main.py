@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left (``| head``); keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last catch: whatever is left is a bug of ours
         _LOG.exception("this is a bug in vlmserve; please report it")
         return VlmserveError.exit_code
     return status

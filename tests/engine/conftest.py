@@ -1,0 +1,116 @@
+"""Real vLLM on the CPU: one server for the session, and a way to start those that a test ends."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.engine import media
+
+_START_TIMEOUT_S = 300
+_READY = re.compile(r"^ready: (http://\S+)/v1 serves (.*)$", re.MULTILINE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.engine)
+
+
+@dataclass
+class Server:
+    """A ``vlmserve serve`` process."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    url: str = ""
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self.log.read_text(errors="replace")
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def wait_ready(self) -> "Server":
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if found := _READY.search(self.output):
+                self.url = found[1]
+                return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.2)
+        pytest.fail(f"the server did not get ready (status {self.process.poll()}):\n{self.output}")
+
+    def stop(self) -> int:
+        """End it, kindly first."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+StartServer = Callable[..., Server]
+
+
+def start(log: Path, root: Path, checkpoint: Path, *arguments: str, **environment: str) -> Server:
+    import os
+
+    command = [
+        sys.executable, "-m", "vlmserve", "serve", "--ckpt", str(checkpoint),
+        "--config", str(root / "configs" / "cpu-demo.yaml"), "--port", "0", *arguments,
+    ]  # fmt: skip
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env={**os.environ, **environment}
+        )
+    return Server(process, log)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> Iterator[Server]:
+    """The shared server: a LoRA adapter and its base. Tests must leave it running."""
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "media").mkdir()
+    (directory / "media" / "red.png").write_bytes(media.png((84, 84), media.RED))
+    running = start(
+        directory / "log", root, zoo / "good-lora",
+        "--set", "media.allowed_hosts=[127.0.0.1]",
+        "--set", f"media.allowed_root={directory / 'media'}",
+    )  # fmt: skip
+    try:
+        yield running.wait_ready()
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, root: Path) -> Iterator[StartServer]:
+    """Starts a server that the test itself ends or breaks; it is not waited for."""
+    started: list[Server] = []
+
+    def create(checkpoint: Path, *arguments: str, **environment: str) -> Server:
+        log = tmp_path / f"server-{len(started)}.log"
+        started.append(start(log, root, checkpoint, *arguments, **environment))
+        return started[-1]
+
+    yield create
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> openai.OpenAI:
+    return server.client()

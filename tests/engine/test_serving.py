@@ -1,0 +1,312 @@
+"""What a client gets from the shared server: an adapter and its base, through the OpenAI API."""
+
+import concurrent.futures
+import http.server
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import openai
+import pyarrow.parquet as pq
+import pytest
+
+from tests.engine import media
+from tests.engine.conftest import Server
+from tests.engine.media import image, text, video
+
+BASE, TUNED = "base", "good-lora"
+SIZES = [(56, 56), (84, 84), (112, 56), (56, 112), (84, 56), (140, 84), (100, 73), (61, 90)]
+
+
+def ask(
+    client: openai.OpenAI, *parts: dict[str, Any], model: str = TUNED, **more: Any
+) -> openai.types.chat.ChatCompletion:
+    messages: Any = [{"role": "user", "content": list(parts)}]
+    completion: openai.types.chat.ChatCompletion = client.chat.completions.create(
+        model=model, messages=messages, temperature=0, max_tokens=8, **more
+    )
+    return completion
+
+
+def answer(client: openai.OpenAI, *parts: dict[str, Any], **more: Any) -> str:
+    content = ask(client, *parts, **more).choices[0].message.content
+    assert content is not None
+    return content
+
+
+@pytest.fixture(scope="module")
+def new_colors(root: Path) -> list[dict[str, Any]]:
+    """Held-out samples of the colours that only the fine-tune has seen."""
+    table = pq.read_table(root / "evals" / "demo" / "data" / "newcolor.parquet")
+    rows: list[dict[str, Any]] = table.slice(0, 24).to_pylist()
+    return rows
+
+
+def ask_new_color(client: openai.OpenAI, sample: dict[str, Any], model: str) -> str:
+    parts = [image(medium["bytes"]) for medium in sample["media"]]
+    return answer(client, *parts, text(sample["question"].replace("<image>", "")), model=model)
+
+
+def test_models_are_listed_under_names_not_paths(client: openai.OpenAI, zoo: Path) -> None:
+    models = client.models.list().data
+
+    assert [model.id for model in models] == [BASE, TUNED]
+    assert str(zoo.parent) not in json.dumps([model.model_dump() for model in models])
+
+
+@pytest.mark.parametrize("model", [BASE, TUNED])
+def test_eight_images_of_mixed_sizes(client: openai.OpenAI, model: str) -> None:
+    images = [image(media.png(size, media.RED)) for size in SIZES]
+
+    completion = ask(client, *images, text("Name the color."), model=model)
+
+    assert completion.usage is not None
+    # Each image is one token for 28 x 28 pixels of its size after rounding, and two marks.
+    n_image_tokens = sum(round(w / 28) * round(h / 28) + 2 for w, h in SIZES)
+    assert completion.usage.prompt_tokens > n_image_tokens
+    assert completion.choices[0].finish_reason == "stop"
+
+
+def test_images_and_text_keep_their_order(client: openai.OpenAI) -> None:
+    dark = media.png((56, 56), (40, 40, 40))
+    light = media.png((56, 56), (210, 210, 210))
+
+    question = text("Which image is brighter?")
+    assert answer(client, image(dark), image(light), question, model=BASE) == "second"
+    assert answer(client, image(light), image(dark), question, model=BASE) == "first"
+
+
+def test_video_file_and_image_in_one_request(client: openai.OpenAI) -> None:
+    question = text("Which way does the dot move?")
+
+    assert answer(client, video(media.mp4(4)), question) == "right"
+    completion = ask(client, image(media.png((84, 84), media.RED)), video(media.mp4(6)), question)
+    assert completion.usage is not None
+    assert completion.choices[0].message.content
+
+
+def test_video_as_a_list_of_frames(client: openai.OpenAI) -> None:
+    import base64
+
+    frames = [media.png((56, 56), media.RED, format="JPEG") for _ in range(4)]
+    joined = ",".join(base64.b64encode(frame).decode() for frame in frames)
+
+    completion = ask(client, video(f"data:video/jpeg;base64,{joined}"), text("What?"))
+
+    assert completion.usage is not None
+    assert completion.usage.prompt_tokens > 8
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    """A web server on loopback with a picture, a video, a redirect and an error."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        files: ClassVar = {"/red.png": media.png((84, 84), media.RED), "/dot.mp4": media.mp4(4)}
+
+        def do_GET(self) -> None:
+            if self.path == "/redirect":
+                self.send_response(302)
+                self.send_header("Location", "/red.png")
+                self.end_headers()
+            elif content := self.files.get(self.path):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(content)
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_address[1]}"
+        served.shutdown()
+
+
+def test_media_by_url_from_an_allowed_host(client: openai.OpenAI, web: str) -> None:
+    assert answer(client, image(f"{web}/red.png"), text("Name the color.")) == "red"
+    assert answer(client, video(f"{web}/dot.mp4"), text("Which way does the dot move?")) == "right"
+
+
+@pytest.mark.parametrize("path", ["/redirect", "/gone.png"])
+def test_redirects_and_missing_files_are_the_callers_error(
+    client: openai.OpenAI, web: str, path: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, image(f"{web}{path}"), text("Name the color."))
+
+    assert caught.value.code == "invalid_image"
+
+
+def test_file_under_the_allowed_root(client: openai.OpenAI, server: Server) -> None:
+    path = server.log.parent / "media" / "red.png"
+
+    assert answer(client, image(path.as_uri()), text("Name the color.")) == "red"
+
+
+def test_base_and_adapter_answer_differently_on_new_colors(
+    client: openai.OpenAI, new_colors: list[dict[str, Any]]
+) -> None:
+    right = {
+        model: sum(
+            ask_new_color(client, sample, model) == sample["target"] for sample in new_colors
+        )
+        for model in (BASE, TUNED)
+    }
+
+    assert right[BASE] == 0
+    assert right[TUNED] >= 0.8 * len(new_colors)
+
+
+def test_base_requests_in_a_batch_with_adapter_requests_are_the_bases(
+    client: openai.OpenAI, new_colors: list[dict[str, Any]]
+) -> None:
+    """Without the cure of engine/cpu_lora.py the base answers as the adapter here."""
+    alone = [ask_new_color(client, sample, BASE) for sample in new_colors]
+
+    with concurrent.futures.ThreadPoolExecutor(2 * len(new_colors)) as pool:
+        tuned = [pool.submit(ask_new_color, client, sample, TUNED) for sample in new_colors]
+        base = [pool.submit(ask_new_color, client, sample, BASE) for sample in new_colors]
+        mixed = [future.result() for future in base]
+        assert [future.result() for future in tuned] != mixed
+
+    assert mixed == alone
+
+
+def test_streaming_gives_the_same_text(client: openai.OpenAI) -> None:
+    parts: list[Any] = [image(media.png((84, 84), media.RED)), text("Name the color.")]
+    whole = answer(client, *parts)
+
+    stream = client.chat.completions.create(
+        model=TUNED,
+        messages=[{"role": "user", "content": parts}],
+        temperature=0,
+        max_tokens=8,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
+    )
+    assert chunks[-1].usage is not None
+
+
+def test_logprobs(client: openai.OpenAI) -> None:
+    completion = ask(client, text("What is 3 plus 4?"), logprobs=True, top_logprobs=3)
+
+    logprobs = completion.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert len(logprobs.content[0].top_logprobs) == 3
+    assert logprobs.content[0].logprob <= 0
+
+
+def test_structured_output_follows_its_schema(client: openai.OpenAI) -> None:
+    content = answer(
+        client,
+        image(media.png((84, 84), media.RED)),
+        text("Name the color."),
+        extra_body={"structured_outputs": {"choice": ["blue", "green"]}},
+    )
+
+    assert content in ("blue", "green")
+
+
+def test_tools_are_offered_to_the_model(client: openai.OpenAI) -> None:
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "paint",
+            "parameters": {
+                "type": "object",
+                "properties": {"color": {"type": "string", "enum": ["red"]}},
+                "required": ["color"],
+                "additionalProperties": False,
+            },
+        },
+    }
+
+    completion = client.chat.completions.create(
+        model=TUNED,
+        messages=[{"role": "user", "content": "Paint it."}],
+        tools=[tool],  # type: ignore[list-item]
+        tool_choice={"type": "function", "function": {"name": "paint"}},
+        temperature=0,
+        max_tokens=64,
+    )
+
+    calls = completion.choices[0].message.tool_calls
+    assert calls is not None
+    (call,) = calls
+    assert call.type == "function"
+    assert call.function.name == "paint"
+    assert json.loads(call.function.arguments) == {"color": "red"}
+
+
+def test_responses_api(client: openai.OpenAI) -> None:
+    url = media.data_url(media.png((84, 84), media.RED))
+    response = client.responses.create(
+        model=TUNED,
+        input=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_image", "image_url": url, "detail": "auto"},
+                    {"type": "input_text", "text": "Name the color."},
+                ],
+            }
+        ],
+        temperature=0,
+        max_output_tokens=8,
+    )
+
+    assert response.output_text == "red"
+
+
+def test_messages_api(server: Server) -> None:
+    import base64
+
+    data = base64.b64encode(media.png((84, 84), media.RED)).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    content = [{"type": "image", "source": source}, text("Name the color.")]
+    body = {
+        "model": TUNED,
+        "max_tokens": 8,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": content}],
+    }
+
+    request = urllib.request.Request(
+        f"{server.url}/v1/messages",
+        data=json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as response:
+        message = json.load(response)
+
+    assert message["content"][0]["text"] == "red"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_probes_and_metrics(server: Server, path: str) -> None:
+    with urllib.request.urlopen(f"{server.url}{path}") as response:
+        assert response.status == 200
+
+
+def test_another_callers_image_cannot_be_read_by_its_uuid(client: openai.OpenAI) -> None:
+    """Without the cure of engine/media_identity.py the second answer is that of the first image."""
+    question = text("Name the color.")
+    red = image(media.png((84, 84), media.RED), uuid="shared")
+    blue = image(media.png((84, 84), media.BLUE), uuid="shared")
+
+    assert answer(client, red, question) == "red"
+    assert answer(client, blue, question) == "blue"
+    with pytest.raises(openai.BadRequestError, match="a uuid in their place is not accepted"):
+        ask(client, {"type": "image_url", "image_url": None, "uuid": "shared"}, question)
