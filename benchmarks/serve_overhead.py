@@ -23,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def flags(checkpoint: Path) -> list[str]:
 
 @contextlib.contextmanager
 def vllm_server(checkpoint: Path, port: int, folder: Path) -> Iterator[None]:
-    """vLLM's own server, with none of vlmserve's plugins."""
+    """Run vLLM's own server, with none of vlmserve's plugins."""
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
     module = "vllm.entrypoints.launchers.api_server.entry"
     command = [sys.executable, "-m", module, *flags(checkpoint), "--port", str(port)]
@@ -127,7 +128,7 @@ def vllm_server(checkpoint: Path, port: int, folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def vlmserve_server(checkpoint: Path, port: int, folder: Path) -> Iterator[None]:
-    """``vlmserve serve`` as a user starts it."""
+    """Run ``vlmserve serve`` as a user starts it."""
     command = [
         sys.executable, "-m", "vlmserve", "serve", "--ckpt", str(checkpoint),
         "--config", str(ROOT / "configs" / "cpu-demo.yaml"), "--port", str(port),
@@ -164,7 +165,7 @@ def answers(url: str) -> bool:
     """Whether a GET is answered with 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
+            return bool(response.status == HTTPStatus.OK)
     except OSError:
         return False
 
@@ -177,7 +178,7 @@ async def measure(
     latency: dict[str, list[float]] = {name: [] for name in ports}
     connector = aiohttp.TCPConnector(limit=workload.concurrency)
     async with aiohttp.ClientSession(connector=connector) as session:
-        for name, port in ports.items():
+        for port in ports.values():
             await ask_many(session, port, workload, n_requests)  # warms caches of both alike
         for round_ in range(rounds):
             order = list(ports.items())
@@ -186,8 +187,8 @@ async def measure(
                 latencies = await ask_many(session, port, workload, n_requests)
                 throughput[name].append(n_requests / (time.perf_counter() - started))
                 latency[name].append(statistics.median(latencies))
-    ratios = [ours / theirs for ours, theirs in zip(throughput["vlmserve"], throughput["vllm"])]
-    delays = [ours / theirs for ours, theirs in zip(latency["vlmserve"], latency["vllm"])]
+    ratios = pairwise_ratios(throughput)
+    delays = pairwise_ratios(latency)
     return {
         "requests_per_s": {
             name: round(statistics.median(values), 1) for name, values in throughput.items()
@@ -199,6 +200,12 @@ async def measure(
         "latency_ratio": spread(delays),
         "throughput_ratios": [round(ratio, 4) for ratio in ratios],
     }
+
+
+def pairwise_ratios(values: dict[str, list[float]]) -> list[float]:
+    """Ours over theirs, round by round."""
+    pairs = zip(values["vlmserve"], values["vllm"], strict=True)
+    return [ours / theirs for ours, theirs in pairs]
 
 
 def spread(ratios: list[float]) -> dict[str, float]:
