@@ -176,7 +176,8 @@ class RemoteEngine:
 
     async def _list_models(self) -> tuple[ServedModel, ...]:
         try:
-            page = await self._client.models.list()
+            # The first contact: an endpoint that is not there should be said at once.
+            page = await self._client.with_options(max_retries=1).models.list()
             return tuple(_served_model(entry) for entry in page.data)
         except openai.NotFoundError as error:
             raise EngineError(f"{self._endpoint.url} has no /models: is this the API?") from error

@@ -118,18 +118,24 @@ class _HeldOutTask(ConfigurableTask):  # type: ignore[misc]
     folder: Path
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        _check_metrics(config)
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     @override
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: object) -> None:
         """Load the data set, with relative paths taken from the task's file."""
         config = self.config
-        _check_metrics(config)
         if not callable(config.custom_dataset):
             dataset_kwargs = resolve_data_files(
                 str(config.dataset_path), dataset_kwargs or {}, self.folder
             )
-        super().download(dataset_kwargs)
+        try:
+            super().download(dataset_kwargs)
+        except datasets.exceptions.DatasetGenerationError as error:
+            # The Parquet reader takes the size of the first row group for its batches.
+            if "BatchSize must be greater than 0" in str(error.__cause__):
+                raise ConfigError("the data set has no rows") from error
+            raise
         if not isinstance(self.dataset, Mapping):
             raise ConfigError("dataset_kwargs: the data set must keep its splits; drop `split`")
         splits = list(self.dataset)
@@ -171,14 +177,12 @@ def _undecoded(feature: Any) -> Any:
     return feature
 
 
-def _check_metrics(config: Any) -> None:
+def _check_metrics(config: Mapping[str, Any]) -> None:
     # lm-eval looks for a metric that it does not know on the internet.
-    for metric in config.metric_list or []:
+    if config.get("process_results") is not None:
+        return
+    for metric in config.get("metric_list") or []:
         name = metric.get("metric")
-        if (
-            isinstance(name, str)
-            and name not in metric_registry
-            and not metric.get("hf_evaluate")
-            and config.process_results is None
-        ):
+        known = name in metric_registry or metric.get("hf_evaluate")
+        if isinstance(name, str) and not known:
             raise ConfigError(f"metric_list: lm-eval knows no metric {name!r}")

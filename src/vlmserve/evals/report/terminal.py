@@ -39,7 +39,7 @@ def print_report(report: EvalReport, console: Console) -> None:
 def _table(report: EvalReport) -> Table:
     confidence = f"{100 * (1 - report.suite.gate['alpha']):g} %"
     table = Table(
-        title=f"{report.suite.name}: {report.candidate.name} against {report.baseline.name}",
+        title=Text(f"{report.suite.name}: {report.candidate.name} against {report.baseline.name}"),
         title_justify="left",
         title_style="bold",
     )
@@ -60,7 +60,7 @@ def _table(report: EvalReport) -> Table:
 def _row(task: TaskReport) -> tuple[str | Text, ...]:
     n_failed = task.n_failed_baseline, task.n_failed_candidate
     return (
-        task.task,
+        Text(task.task),
         str(task.n_pairs),
         _score(task.baseline, task),
         _score(task.candidate, task),

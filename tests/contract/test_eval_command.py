@@ -1,0 +1,228 @@
+"""``vlmserve eval`` from the command line to the exit status, between two endpoints."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vlmserve.cli.main import main
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("VLMSERVE_API_KEY", raising=False)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Twenty sums; each target is ``right``."""
+    rows = [{"question": f"Sum {number}", "target": "right"} for number in range(20)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": "sums.jsonl"},
+        "test_split": "train",
+        "doc_to_text": "question",
+        "doc_to_target": "target",
+        "generation_kwargs": {"until": [], "max_gen_toks": 4, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task))
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        "name: small\ntask_files: [sums.yaml]\ngate: {margin: 0.2}\n"
+        "tasks: [{task: sums, metric: exact_match}]\n"
+    )
+    return path
+
+
+@pytest.fixture
+def two_models(endpoint: Any, answer: Any) -> Any:
+    """An endpoint with ``old``, which is always right, and ``new``, wrong below ``wrong``."""
+    entry = {"object": "model", "created": 1, "owned_by": "us"}
+    endpoint.models = [{"id": "old", **entry}, {"id": "new", **entry}]
+    endpoint.wrong = 0
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        number = int(body["messages"][0]["content"][0]["text"].split()[1])
+        fails = body["model"] == "new" and number < endpoint.wrong
+        return 200, answer("wrong" if fails else "right")
+
+    endpoint.reply = reply
+    return endpoint
+
+
+@pytest.fixture
+def evaluate(two_models: Any, suite: Path) -> Run:
+    def run(*more: str) -> int:
+        url = two_models.url
+        sides = ["--ckpt", f"{url}#new", "--baseline", f"{url}#old"]
+        return main(["eval", *sides, "--suite", str(suite), *more])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"), [(0, (0, "pass")), (12, (1, "regression")), (2, (3, "inconclusive"))]
+)
+def test_the_verdict_is_the_exit_status(
+    evaluate: Run, two_models: Any, tmp_path: Path, wrong: int, expected: tuple[int, str]
+) -> None:
+    status, verdict = expected
+    two_models.wrong = wrong
+    path = tmp_path / "reports" / "report.json"
+
+    assert evaluate("--json", str(path)) == status
+    report = json.loads(path.read_text())
+    assert report["verdict"] == report["tasks"][0]["verdict"] == verdict
+    assert (report["n_requests_sent"], report["n_reused"]) == (40, 0)
+    assert len(report["tasks"][0]["flips"]["regressed"]) == wrong
+    assert len(two_models.bodies) == 40
+
+
+def test_the_terminal_says_what_was_found(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    two_models.wrong = 12
+    evaluate("--limit", "18", "--json", str(tmp_path / "report.json"))
+    out = capsys.readouterr().out
+
+    assert "sums: 12 worse, 3 shown" in out
+    assert "Sum 0  target right  baseline right  candidate wrong" in out
+    assert "verdict: regression" in out
+    assert "only the first 18 samples" in out
+    assert f"report: {tmp_path / 'report.json'}" in out
+    assert str(tmp_path / "data" / "vlmserve" / "evals.sqlite") in out
+
+
+def test_an_endpoint_is_asked_again_by_another_run_and_not_by_the_same(
+    evaluate: Run, two_models: Any
+) -> None:
+    evaluate("--run-id", "one")
+    evaluate("--run-id", "one")
+    assert len(two_models.bodies) == 40
+    evaluate("--run-id", "two")
+    assert len(two_models.bodies) == 80
+    evaluate()
+    assert len(two_models.bodies) == 120
+
+
+def test_an_endpoint_that_states_its_weights_is_asked_once(evaluate: Run, two_models: Any) -> None:
+    for model in two_models.models:
+        model["fingerprint"] = f"sha256:{model['id']}"
+    evaluate()
+    evaluate()
+    assert len(two_models.bodies) == 40
+
+    two_models.models[1]["fingerprint"] = "sha256:newer"
+    evaluate()
+    assert len(two_models.bodies) == 60
+
+
+def test_a_run_goes_on_after_the_endpoint_was_gone(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works = two_models.reply
+    two_models.reply = lambda body: (
+        (404, {"error": {"message": "unloaded"}})
+        if body["messages"][0]["content"][0]["text"] == "Sum 15"
+        else works(body)
+    )
+    assert evaluate("--run-id", "one", "--concurrency", "1") == 2
+    sent = len(two_models.bodies)
+    two_models.reply = works
+    assert evaluate("--run-id", "one") == 0
+
+    assert len(two_models.bodies) == 41
+    assert sent == 16
+    assert "unloaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--limit", "0"], "--limit 0: must be at least 1"),
+        (["--concurrency", "0"], "--concurrency 0: must be at least 1"),
+        (["--set", "engine.dtpe=float32"], "engine.dtpe: unknown key"),
+        (["--store", "/dev/null/store"], "/dev/null/store: cannot be opened"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_sent(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert evaluate(*more) == 2
+    assert said in capsys.readouterr().err
+    assert not two_models.bodies
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        (["URL", "URL#old"], (2, "several models or none are served (old, new)")),
+        (["URL#newer", "URL#old"], (2, "no model 'newer'; served are: old, new")),
+        (["URL#new"], (2, "what an endpoint is compared with must be said")),
+        (["URL#new", "http://127.0.0.1:9/v1#old"], (5, "no connection")),
+        (["URL#new", "/nosuch"], (4, "/nosuch: no such directory")),
+    ],
+)
+def test_wrong_sides_are_refused(
+    two_models: Any,
+    suite: Path,
+    capsys: pytest.CaptureFixture[str],
+    sides: list[str],
+    expected: tuple[int, str],
+) -> None:
+    arguments = ["eval", "--suite", str(suite)]
+    for flag, ref in zip(("--ckpt", "--baseline"), sides, strict=False):
+        arguments += [flag, ref.replace("URL", two_models.url)]
+    status, said = expected
+
+    assert main(arguments) == status
+    assert said in capsys.readouterr().err
+    assert not two_models.bodies
+
+
+def test_the_key_comes_from_the_environment(
+    evaluate: Run, two_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_models.api_key = "sesame"
+    assert evaluate() == 2
+    monkeypatch.setenv("MY_KEY", "sesame")
+    assert evaluate("--api-key-env", "MY_KEY") == 0
+
+
+def test_a_missing_suite_is_a_configuration_error(
+    two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = two_models.url
+    arguments = ["--ckpt", f"{url}#new", "--baseline", f"{url}#old", "--suite", "nosuch.yaml"]
+
+    assert main(["eval", *arguments]) == 2
+    assert "nosuch.yaml: No such file" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "vllm", "lm_eval", "scipy", "datasets", "numpy", "pyarrow", "openai")
+    script = (
+        "import sys\nfrom vlmserve.cli.main import main\n"
+        "try:\n    main(['eval', '--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert ran.stderr.strip() == "[]"
+    assert "--baseline DIR|URL" in ran.stdout

@@ -1,0 +1,195 @@
+import pytest
+
+from vlmserve.config.suite import GateConfig
+from vlmserve.evals.compare import Comparison
+from vlmserve.evals.gate import Verdict, describe_amount, judge
+from vlmserve.evals.statistics import PairedResult, compare_pairs, holm_adjust
+
+GATE = GateConfig(margin=0.08)
+
+
+def pairs(regressed: int, improved: int, n: int) -> PairedResult:
+    same = n - regressed - improved
+    return compare_pairs(
+        [1.0] * regressed + [0.0] * improved + [1.0] * same,
+        [0.0] * regressed + [1.0] * improved + [1.0] * same,
+    )
+
+
+def comparison(
+    result: PairedResult | None,
+    *,
+    worst: PairedResult | None = None,
+    best: PairedResult | None = None,
+    failed: tuple[int, int] = (0, 0),
+) -> Comparison:
+    n_pairs = 0 if result is None else result.n_pairs
+    return Comparison(
+        task="t",
+        metric="m",
+        higher_is_better=True,
+        in_points=True,
+        n_samples=n_pairs + max(failed),
+        n_failed_baseline=failed[0],
+        n_failed_candidate=failed[1],
+        n_cut_baseline=0,
+        n_cut_candidate=0,
+        pairs=result,
+        worst_case=worst or result,
+        best_case=best or result,
+        regressed=(),
+        improved=(),
+        failures=(),
+    )
+
+
+def verdict_of(result: PairedResult | None, margin: float = 0.08) -> Verdict:
+    return judge([comparison(result)], [margin], GATE).verdict
+
+
+def test_pass_is_a_lower_end_above_the_margin() -> None:
+    result = pairs(4, 4, 200)
+
+    assert verdict_of(result, margin=-result.lower + 1e-6) == "pass"
+    assert verdict_of(result, margin=-result.lower - 1e-6) == "inconclusive"
+
+
+def test_a_small_sure_loss_within_the_margin_passes() -> None:
+    result = pairs(30, 5, 2000)
+    assert result.upper < 0
+
+    assert verdict_of(result, margin=0.08) == "pass"
+
+
+def test_a_sure_loss_beyond_the_margin_is_a_regression() -> None:
+    assert verdict_of(pairs(30, 2, 200)) == "regression"
+
+
+def test_a_possible_loss_is_inconclusive() -> None:
+    assert verdict_of(pairs(3, 1, 20)) == "inconclusive"
+
+
+def test_a_gain_that_is_not_sure_is_inconclusive_and_never_a_regression() -> None:
+    assert verdict_of(pairs(1, 3, 12), margin=0.01) == "inconclusive"
+
+
+def test_no_pairs_are_inconclusive() -> None:
+    judgement = judge([comparison(None)], [0.08], GATE)
+
+    assert judgement.verdict == "inconclusive"
+    assert "fewer than 2 samples" in judgement.tasks[0].reason
+
+
+def test_holm_over_the_tasks_that_do_not_pass() -> None:
+    # Alone each of the middle ones would be a regression at 0.05; together only the first two.
+    results = [pairs(20, 2, 100), pairs(12, 2, 60), pairs(9, 2, 50), pairs(3, 2, 30)]
+    levels = [result.drop_level for result in results]
+    assert [verdict_of(result) for result in results] == ["regression"] * 3 + ["inconclusive"]
+    passing = [pairs(1, 1, 200)] * 5
+
+    judgement = judge([comparison(result) for result in passing + results], [0.08] * 9, GATE)
+    names = [task.verdict for task in judgement.tasks]
+
+    # The family is the four; with nine in it the second would not be claimed.
+    assert 9 * levels[1] > 0.05 > 3 * levels[1]
+    assert 2 * levels[2] > 0.05 > levels[2]
+    assert names == ["pass"] * 5 + ["regression", "regression", "inconclusive", "inconclusive"]
+    assert [task.adjusted_level for task in judgement.tasks[5:]] == holm_adjust(levels)
+    assert all(task.adjusted_level is None for task in judgement.tasks[:5])
+
+
+def test_the_adjusted_level_is_that_of_the_wider_interval() -> None:
+    results = [pairs(14, 2, 60), pairs(9, 2, 50), pairs(3, 2, 30)]
+    tasks = judge([comparison(result) for result in results], [0.08] * 3, GATE).tasks
+    # Holm's levels for the first, second and third: 0.05/3, 0.05/2, 0.05, until one fails.
+    uppers = [
+        tango_upper(14, 2, 60, 0.05 / 3),
+        tango_upper(9, 2, 50, 0.05 / 2),
+        tango_upper(3, 2, 30, 0.05),
+    ]
+
+    assert [upper < 0 for upper in uppers] == [task.verdict == "regression" for task in tasks]
+    assert {task.verdict for task in tasks} == {"regression", "inconclusive"}
+
+
+def tango_upper(regressed: int, improved: int, n: int, alpha: float) -> float:
+    from vlmserve.evals.statistics import tango_interval
+
+    return tango_interval(regressed, improved, n, alpha=alpha)[1]
+
+
+@pytest.mark.parametrize(
+    ("results", "overall"),
+    [
+        ([pairs(1, 1, 200), pairs(30, 2, 200), pairs(3, 1, 20)], "regression"),
+        ([pairs(1, 1, 200), pairs(3, 1, 20)], "inconclusive"),
+        ([pairs(1, 1, 200), pairs(2, 1, 200)], "pass"),
+    ],
+)
+def test_the_worst_task_decides(results: list[PairedResult], overall: Verdict) -> None:
+    judgement = judge([comparison(r) for r in results], [0.08] * len(results), GATE)
+
+    assert judgement.verdict == overall
+
+
+def test_tasks_that_are_not_gated_decide_nothing() -> None:
+    judgement = judge(
+        [comparison(pairs(30, 2, 200)), comparison(pairs(1, 1, 200))], [None, 0.08], GATE
+    )
+
+    assert judgement.verdict == "pass"
+    assert [task.verdict for task in judgement.tasks] == ["not gated", "pass"]
+    with pytest.raises(ValueError, match="no task is gated"):
+        judge([comparison(pairs(1, 1, 200))], [None], GATE)
+
+
+def test_more_failures_than_allowed_are_inconclusive() -> None:
+    few = judge([comparison(pairs(1, 1, 196), failed=(4, 0))], [0.08], GATE)
+    many = judge([comparison(pairs(1, 1, 195), failed=(0, 5))], [0.08], GATE)
+
+    assert few.verdict == "pass"
+    assert many.verdict == "inconclusive"
+    assert "0 of 200 samples failed on the baseline, 5 on the candidate" in many.tasks[0].reason
+
+
+def test_failures_that_could_turn_a_pass_are_inconclusive() -> None:
+    good, bad = pairs(4, 4, 120), pairs(9, 4, 120)
+    assert (verdict_of(good), verdict_of(bad)) == ("pass", "inconclusive")
+
+    judgement = judge([comparison(good, worst=bad, failed=(0, 2))], [0.08], GATE)
+    assert judgement.verdict == "inconclusive"
+    assert "could change the verdict" in judgement.tasks[0].reason
+
+
+def test_failures_that_could_undo_a_regression_are_inconclusive() -> None:
+    bad, better = pairs(12, 2, 110), pairs(8, 3, 110)
+    assert (verdict_of(bad), verdict_of(better)) == ("regression", "inconclusive")
+
+    judgement = judge([comparison(bad, best=better, failed=(2, 0))], [0.08], GATE)
+    assert judgement.verdict == "inconclusive"
+
+
+def test_the_verdict_is_said_in_words() -> None:
+    reasons = [
+        judge([comparison(result)], [margin], GATE).tasks[0].reason
+        for result, margin in ((pairs(1, 1, 200), 0.08), (pairs(30, 2, 200), 0.08))
+    ]
+
+    assert reasons == ["pass (no worse than 8 points)", "regression (worse beyond chance)"]
+    assert describe_amount(0.01, in_points=True) == "1 point"
+    assert describe_amount(0.125, in_points=True) == "12.5 points"
+    assert describe_amount(3.0, in_points=False) == "3"
+
+
+def test_an_inconclusive_verdict_says_how_many_samples_might_decide() -> None:
+    import re
+
+    result = pairs(6, 6, 60)
+    reason = judge([comparison(result)], [0.08], GATE).tasks[0].reason
+    found = re.search(r"about (\d+) samples might decide", reason)
+    assert found is not None
+    n = int(found[1])
+
+    scale = n / 60
+    assert n > 60
+    assert verdict_of(pairs(round(6 * scale), round(6 * scale), n), margin=0.085) == "pass"

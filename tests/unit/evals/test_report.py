@@ -1,0 +1,163 @@
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from vlmserve.evals.report.json_report import (
+    AnswerReport,
+    EvalReport,
+    FailureReport,
+    FlipReport,
+    FlipsReport,
+    SideReport,
+    SuiteReport,
+    TaskReport,
+)
+from vlmserve.evals.report.progress import ProgressBars
+from vlmserve.evals.report.terminal import print_report
+
+
+def flip(number: int, question: str = "What [b]color[/b]?") -> FlipReport:
+    return FlipReport(
+        sample_id=f"{number}234567890",
+        question=question,
+        target="red",
+        baseline=AnswerReport(answer="red", score=1.0),
+        candidate=AnswerReport(answer="", score=0.0),
+        media=(),
+    )
+
+
+def task(name: str, **changes: Any) -> TaskReport:
+    values: dict[str, Any] = {
+        "task": name,
+        "metric": "exact_match",
+        "higher_is_better": True,
+        "in_points": True,
+        "gated": True,
+        "margin": 0.08,
+        "verdict": "pass",
+        "reason": "pass (no worse than 8 points)",
+        "n_samples": 200,
+        "n_pairs": 200,
+        "n_failed_baseline": 0,
+        "n_failed_candidate": 0,
+        "n_cut_baseline": 0,
+        "n_cut_candidate": 0,
+        "method": "matched proportions",
+        "baseline": 0.905,
+        "candidate": 0.89,
+        "difference": -0.015,
+        "lower": -0.0456,
+        "upper": 0.0142,
+        "p_value": 0.0004,
+        "adjusted_level": None,
+        "flips": FlipsReport(regressed=(), improved=()),
+        "failures": (),
+    }
+    return TaskReport(**{**values, **changes})
+
+
+def report(*tasks: TaskReport, verdict: Any = "pass") -> EvalReport:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    side = {"settings": {}, "n_requests_sent": 200, "n_reused": 0}
+    return EvalReport(
+        verdict=verdict,
+        run_id="run",
+        started_at=now,
+        finished_at=now,
+        n_requests_sent=400,
+        n_reused=7,
+        suite=SuiteReport(name="demo", digest="d", limit=None, gate={"alpha": 0.05}, sampling={}),
+        baseline=SideReport(name="old", fingerprint="sha256:1", **side),
+        candidate=SideReport(name="new", fingerprint="sha256:2", **side),
+        versions={},
+        tasks=tasks,
+        notes=("mind the gap",),
+    )
+
+
+def shown(what: EvalReport, width: int = 200) -> str:
+    buffer = io.StringIO()
+    print_report(what, Console(file=buffer, width=width, highlight=False))
+    return buffer.getvalue()
+
+
+def test_the_table_shows_points_interval_p_and_words() -> None:
+    text = shown(report(task("color")))
+
+    assert "demo: new against old" in text
+    assert "difference [95 %]" in text
+    for cell in ("color", "200", "90.5", "89.0", "-1.5 [-4.6, +1.4]", "<0.001", "0/0"):
+        assert cell in text
+    assert "pass (no worse than 8 points)" in text
+    assert "400 requests sent, 7 answers reused" in text
+    assert "note: mind the gap" in text
+    assert "verdict: pass (0 regression, 0 inconclusive, 1 pass of 1 gated tasks)" in text
+
+
+def test_flipped_samples_are_shown_as_they_are_and_a_few_of_them() -> None:
+    flips = FlipsReport(regressed=tuple(flip(n) for n in range(5)), improved=(flip(9),))
+    bad = task("color", verdict="regression", reason="regression", flips=flips)
+    text = shown(report(bad, verdict="regression"))
+
+    assert "color: 5 worse, 3 shown" in text
+    assert "color: 1 better, 1 shown" in text
+    # Square brackets in a prompt are no markup.
+    assert text.count("What [b]color[/b]?  target red  baseline red  candidate (empty)") == 4
+
+
+def test_gains_of_a_task_that_passes_are_only_counted() -> None:
+    text = shown(report(task("color", flips=FlipsReport(regressed=(), improved=(flip(1),)))))
+
+    assert "0/1" in text
+    assert "better" not in text
+
+
+def test_failures_are_in_the_table_and_shown() -> None:
+    failure = FailureReport(
+        sample_id="s", side="candidate", question="?", error_type="MediaError", message="cut off"
+    )
+    text = shown(report(task("color", n_failed_candidate=2, failures=(failure,))))
+
+    assert "0/2" in text
+    assert "color: failed on the candidate: MediaError: cut off" in text
+
+
+def test_a_task_without_numbers_has_dashes_and_not_zeros() -> None:
+    empty = dict.fromkeys(("baseline", "candidate", "difference", "lower", "upper", "p_value"))
+    text = shown(report(task("color", n_pairs=0, method=None, **empty)))
+
+    row = next(line for line in text.splitlines() if "color" in line)
+    assert row.count(" - ") == 5  # two scores, difference, p, failed
+    assert "0.0" not in row
+
+
+def test_scores_that_are_no_fractions_are_shown_in_their_own_units() -> None:
+    values = {"baseline": 12.5, "candidate": 14.0, "difference": 1.5, "lower": 0.5, "upper": 2.5}
+    text = shown(report(task("words", in_points=False, **values)))
+
+    assert "+1.5 [+0.5, +2.5]" in text
+    assert "12.5" in text
+
+
+def test_progress_counts_answers_and_failures() -> None:
+    buffer = io.StringIO()
+    with ProgressBars(Console(file=buffer, force_terminal=True, width=100)) as bars:
+        bars.started("baseline", 0, 5)
+        bars.started("candidate", 2, 0)
+        bars.answered("candidate", failed=True)
+        bars.answered("candidate", failed=False)
+
+    assert "2/2" in buffer.getvalue()
+    assert "1 failed" in buffer.getvalue()
+
+
+def test_without_a_terminal_progress_is_a_line_a_side() -> None:
+    buffer = io.StringIO()
+    with ProgressBars(Console(file=buffer, width=100)) as bars:
+        bars.started("candidate", 2, 3)
+        bars.answered("candidate", failed=False)
+
+    assert buffer.getvalue().strip() == "candidate: 2 requests to send, 3 answers reused"

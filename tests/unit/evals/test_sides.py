@@ -1,0 +1,98 @@
+"""Which engines two checkpoints get, and under which keys their answers are kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmserve.checkpoint.fingerprint import fingerprint
+from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.cli.main import main
+from vlmserve.cli.sides import checkpoint_sides
+from vlmserve.config.serve import EngineConfig, ServeConfig, ServerConfig
+from vlmserve.engine.scripted import ScriptedEngine
+
+CONFIG = ServeConfig()
+
+
+def test_an_adapter_and_its_base_share_an_engine(write: Any) -> None:
+    base = write.model()
+    adapter = load_checkpoint(write.adapter(base))
+    baseline, candidate = checkpoint_sides(load_checkpoint(base), adapter, CONFIG)
+    engine = ScriptedEngine(lambda _: "", models=("base", "adapter"))
+
+    assert baseline.source is candidate.source
+    assert (baseline.model(engine), candidate.model(engine)) == ("base", "adapter")
+    assert baseline.fingerprint == fingerprint(load_checkpoint(base))
+    assert candidate.fingerprint == fingerprint(adapter) != baseline.fingerprint
+    assert baseline.settings == candidate.settings
+
+
+def test_full_checkpoints_have_an_engine_each(write: Any) -> None:
+    old, new = (load_checkpoint(write.model(name)) for name in ("old", "new"))
+    baseline, candidate = checkpoint_sides(old, new, CONFIG)
+    engine = ScriptedEngine(lambda _: "", models=("only",))
+
+    assert baseline.source is not candidate.source
+    assert (baseline.model(engine), candidate.model(engine)) == ("only", "only")
+    assert (baseline.name, candidate.name) == ("old", "new")
+
+
+def test_an_adapter_and_another_model_have_an_engine_each(write: Any) -> None:
+    base, other = write.model("base"), write.model("other")
+    adapter = load_checkpoint(write.adapter(base))
+    baseline, candidate = checkpoint_sides(load_checkpoint(other), adapter, CONFIG)
+
+    assert baseline.source is not candidate.source
+    # Beside an adapter other kernels compute, so these answers are other answers.
+    assert baseline.settings != candidate.settings
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ServeConfig(engine=EngineConfig(dtype="float32")),
+        ServeConfig(engine=EngineConfig(mm_processor_kwargs={"max_pixels": 50176})),
+        ServeConfig(server=ServerConfig(chat_template="{{ messages }}")),
+    ],
+)
+def test_settings_that_change_answers_change_their_key(write: Any, config: ServeConfig) -> None:
+    old, new = (load_checkpoint(write.model(name)) for name in ("old", "new"))
+    _, before = checkpoint_sides(old, new, CONFIG)
+    _, after = checkpoint_sides(old, new, config)
+
+    assert before.answerer.checkpoint == after.answerer.checkpoint
+    assert before.answerer != after.answerer
+
+
+def test_a_template_file_counts_by_its_content(write: Any, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    old, new = (load_checkpoint(write.model(name)) for name in ("old", "new"))
+    config = ServeConfig(server=ServerConfig(chat_template=str(template)))
+    keys = set()
+    for text in ("{{ messages }}", "{{ messages[0] }}"):
+        template.write_text(text)
+        keys.add(checkpoint_sides(old, new, config)[1].answerer)
+
+    assert len(keys) == 2
+
+
+def test_a_checkpoint_of_unknown_origin_needs_a_baseline(
+    write: Any, suites: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = suites.suite("color")
+
+    assert main(["eval", "--ckpt", str(write.model()), "--suite", str(suite)]) == 2
+    said = capsys.readouterr().err
+    assert "nothing says what it was trained from, so there is no baseline" in said
+    assert "--baseline DIR" in said
+
+
+def test_a_broken_checkpoint_is_refused_before_tasks_are_loaded(
+    write: Any, suites: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = write.model("broken", edit=lambda tensors: tensors.pop(sorted(tensors)[0]))
+    arguments = ["--ckpt", str(broken), "--baseline", str(write.model("old"))]
+
+    assert main(["eval", *arguments, "--suite", str(suites.suite("color"))]) == 4
+    assert "broken cannot be served" in capsys.readouterr().err

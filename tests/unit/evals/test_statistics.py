@@ -1,0 +1,250 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from vlmserve.evals.statistics import (
+    compare_pairs,
+    holm_adjust,
+    mcnemar_mid_p,
+    tango_interval,
+)
+
+# (regressed, improved, n), Tango's 95 % interval of improved less regressed, mid-p.
+PUBLISHED = [
+    # Bentur et al. 2009, airway hyper-responsiveness; Fagerland, Lydersen, Laake, "Statistical
+    # Analysis of Contingency Tables" (2017), chapter 8, tables 8.7 and 8.8.
+    (7, 1, 21, (-0.517, -0.026), 0.0391),
+    # Cavo et al. 2012, complete response; the same chapter.
+    (16, 6, 161, (-0.1240, -0.0054), 0.0347),
+]
+
+
+def likelihood_grid(regressed: int, improved: int, n: int, d: float) -> float:
+    """The score statistic at d with its nuisance parameter found by search, not by formula."""
+    low, high = max(0.0, -d), (1.0 - d) / 2
+    q = np.linspace(low, high, 400_001)[1:-1]  # P(regressed); P(improved) is q + d
+    rest = n - regressed - improved
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = rest * np.log(1 - 2 * q - d) if rest else np.zeros_like(q)
+        log = log + (regressed * np.log(q) if regressed else 0.0)
+        log = log + (improved * np.log(q + d) if improved else 0.0)
+    best = float(q[np.nanargmax(log)])
+    return (improved - regressed - n * d) / math.sqrt(n * (2 * best + d - d * d))
+
+
+@pytest.mark.parametrize(("regressed", "improved", "n", "interval", "_"), PUBLISHED)
+def test_tango_gives_published_intervals(
+    regressed: int, improved: int, n: int, interval: tuple[float, float], _: float
+) -> None:
+    assert tango_interval(regressed, improved, n) == pytest.approx(interval, abs=6e-4)
+
+
+@pytest.mark.parametrize(("regressed", "improved", "_n", "_interval", "mid_p"), PUBLISHED)
+def test_mid_p_gives_published_values(
+    regressed: int, improved: int, _n: int, _interval: tuple[float, float], mid_p: float
+) -> None:
+    assert mcnemar_mid_p(regressed, improved) == pytest.approx(mid_p, abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("regressed", "improved", "n", "alpha"),
+    [(5, 2, 30, 0.05), (1, 9, 40, 0.1), (12, 12, 60, 0.05), (0, 4, 25, 0.05), (30, 3, 200, 0.01)],
+)
+def test_tango_ends_where_the_score_test_stops_rejecting(
+    regressed: int, improved: int, n: int, alpha: float
+) -> None:
+    z = float(stats.norm.isf(alpha / 2))
+    lower, upper = tango_interval(regressed, improved, n, alpha=alpha)
+
+    assert likelihood_grid(regressed, improved, n, lower) == pytest.approx(z, abs=2e-3)
+    assert likelihood_grid(regressed, improved, n, upper) == pytest.approx(-z, abs=2e-3)
+
+
+def test_tango_keeps_its_width_without_flips() -> None:
+    n, z = 100, float(stats.norm.isf(0.025))
+    edge = z * z / (n + z * z)  # solves n d / (1 - d) = z^2
+
+    assert tango_interval(0, 0, n) == pytest.approx((-edge, edge))
+
+
+def test_tango_reaches_the_ends_of_the_scale() -> None:
+    z2 = float(stats.norm.isf(0.025)) ** 2
+
+    assert tango_interval(10, 0, 10) == pytest.approx((-1.0, -(10 - z2) / (10 + z2)))
+    assert tango_interval(0, 10, 10) == pytest.approx(((10 - z2) / (10 + z2), 1.0))
+
+
+def test_tango_mirrors_when_the_sides_are_swapped() -> None:
+    for regressed, improved in itertools.product(range(5), range(5)):
+        lower, upper = tango_interval(regressed, improved, 12)
+        assert tango_interval(improved, regressed, 12) == pytest.approx((-upper, -lower))
+        assert -1 <= lower <= (improved - regressed) / 12 <= upper <= 1
+
+
+@pytest.mark.parametrize("counts", [(3, 3, 5), (-1, 0, 5), (0, 0, 0)])
+def test_tango_refuses_counts_that_do_not_fit(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        tango_interval(*counts)
+
+
+def test_tango_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    n, p_regressed, p_improved = 60, 0.12, 0.05
+    tables = rng.multinomial(n, [p_regressed, p_improved, 1 - p_regressed - p_improved], 1500)
+    truth = p_improved - p_regressed
+    hits = [
+        lower <= truth <= upper
+        for lower, upper in (tango_interval(int(b), int(c), n) for b, c, _ in tables)
+    ]
+
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(("regressed", "improved"), [(0, 1), (1, 7), (6, 16), (9, 4), (20, 21)])
+def test_mid_p_is_the_exact_p_less_the_point_probability(regressed: int, improved: int) -> None:
+    exact = mcnemar([[0, improved], [regressed, 0]], exact=True).pvalue
+    point = stats.binom.pmf(min(regressed, improved), regressed + improved, 0.5)
+
+    assert mcnemar_mid_p(regressed, improved) == pytest.approx(exact - point)
+
+
+def test_mid_p_without_evidence_is_one() -> None:
+    assert mcnemar_mid_p(0, 0) == 1.0
+    assert mcnemar_mid_p(6, 6) == pytest.approx(1.0)
+
+
+def test_holm_agrees_with_statsmodels() -> None:
+    rng = np.random.default_rng(1)
+    for size in (1, 2, 5, 12):
+        p_values = list(rng.uniform(0, 0.3, size))
+        assert holm_adjust(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert holm_adjust([]) == []
+
+
+def scores(regressed: int, improved: int, same: int) -> tuple[list[float], list[float]]:
+    before = [1.0] * regressed + [0.0] * improved + [1.0] * same
+    after = [0.0] * regressed + [1.0] * improved + [1.0] * same
+    return before, after
+
+
+def test_scores_of_zero_and_one_are_matched_proportions() -> None:
+    result = compare_pairs(*scores(16, 6, 139))
+
+    assert result.method == "matched proportions"
+    assert result.n_pairs == 161
+    assert (result.baseline, result.candidate) == pytest.approx((155 / 161, 145 / 161))
+    assert result.difference == pytest.approx(-10 / 161)
+    assert (result.lower, result.upper) == pytest.approx((-0.1240, -0.0054), abs=1e-4)
+    assert result.p_value == pytest.approx(0.03469, abs=1e-5)
+    # At no difference Tango's statistic is McNemar's.
+    plain = mcnemar([[0, 6], [16, 0]], exact=False, correction=False)
+    assert result.drop_level == pytest.approx(plain.pvalue)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [scores(9, 2, 40), scores(4, 0, 20), ([0.9, 0.8, 0.7, 0.9] * 6, [0.5, 0.8, 0.6, 0.4] * 6)],
+)
+def test_drop_level_is_where_the_interval_leaves_zero(
+    pair: tuple[list[float], list[float]],
+) -> None:
+    level = compare_pairs(*pair).drop_level
+    assert 0 < level < 0.2
+
+    assert compare_pairs(*pair, alpha=level * 1.01).upper < 0
+    assert compare_pairs(*pair, alpha=level * 0.99).upper > 0
+
+
+def test_no_level_claims_a_drop_that_is_none() -> None:
+    assert compare_pairs(*scores(2, 2, 10)).drop_level == 1.0
+    assert compare_pairs([0.2, 0.4, 0.1], [0.5, 0.4, 0.3]).drop_level == 1.0
+
+
+def test_graded_interval_is_a_t_interval_with_two_pairs_added() -> None:
+    # Equal differences have no spread of their own: what is left is the two added pairs.
+    result = compare_pairs([0.5] * 10, [0.25] * 10)
+    values = [-0.25] * 10
+    n = 12
+    mean = sum(values) / n
+    variance = (sum(v * v for v in values) + 1.0) / n - mean**2
+    half = stats.t.ppf(0.975, n - 1) * math.sqrt(variance / (n - 1))
+
+    assert result.method == "mean difference"
+    assert (result.lower, result.upper) == pytest.approx((mean - half, mean + half))
+
+
+def test_graded_interval_nears_the_plain_one_with_many_pairs() -> None:
+    rng = np.random.default_rng(2)
+    before, after = rng.uniform(size=2000), rng.uniform(size=2000) * 0.9
+    plain = stats.ttest_rel(after, before).confidence_interval(0.95)
+    result = compare_pairs(list(before), list(after))
+
+    assert (result.lower, result.upper) == pytest.approx((plain.low, plain.high), abs=6e-4)
+
+
+def test_graded_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(3)
+    hits = []
+    for _ in range(150):
+        before = rng.beta(4, 2, 25)
+        after = np.where(rng.random(25) < 0.3, rng.beta(2, 3, 25), before)
+        truth = 0.3 * (2 / 5 - 4 / 6)
+        result = compare_pairs(list(before), list(after))
+        hits.append(result.lower <= truth <= result.upper)
+
+    assert np.mean(hits) > 0.9
+
+
+def test_graded_interval_never_claims_certainty_nor_leaves_the_scale() -> None:
+    two = compare_pairs([0.5, 0.5], [0.5, 0.5])
+    assert two.lower < -0.5
+    assert two.upper > 0.5
+    assert two.p_value == 1.0
+    assert compare_pairs([0.9, 1.0], [0.0, 0.1]).lower == -1.0
+
+
+def test_scores_outside_the_unit_range_bring_their_own_scale() -> None:
+    small = compare_pairs([0.2, 0.5, 0.4] * 5, [0.3, 0.4, 0.4] * 5)
+    large = compare_pairs([20, 50, 40] * 5, [30, 40, 40] * 5)
+
+    assert large.difference == pytest.approx(100 * small.difference)
+    # The scale is the 30 units that were seen, not the 100 there might have been.
+    assert large.upper - large.lower < 100 * (small.upper - small.lower)
+    assert compare_pairs([7.0, 7.0], [7.0, 7.0]).lower < 0
+
+
+def test_sign_flips_are_exact_with_few_pairs() -> None:
+    before, after = [0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.4, 0.6, 0.8, 0.9]
+
+    # Of 2^5 ways to sign the differences only "all up" and "all down" are as extreme.
+    assert compare_pairs(before, after).p_value == pytest.approx(2 / 32)
+
+
+def test_sign_flips_are_reproducible() -> None:
+    rng = np.random.default_rng(4)
+    before, after = list(rng.uniform(size=60)), list(rng.uniform(size=60))
+
+    assert compare_pairs(before, after).p_value == compare_pairs(before, after).p_value
+    assert compare_pairs(before, after).p_value == pytest.approx(
+        stats.ttest_rel(after, before).pvalue, abs=0.03
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "match"),
+    [
+        ([1.0], [0.0], "at least 2 pairs"),
+        ([1.0, 0.0], [1.0], "shapes differ"),
+        ([1.0, math.nan], [1.0, 0.0], "not a finite number"),
+    ],
+)
+def test_what_has_no_interval_is_refused(
+    before: list[float], after: list[float], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        compare_pairs(before, after)
