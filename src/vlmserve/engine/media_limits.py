@@ -14,9 +14,9 @@ from vlmserve.checkpoint.provenance import VisionLimits
 if TYPE_CHECKING:
     from vlmserve.checkpoint.source import Checkpoint
 
-# Where vLLM 0.32 takes them for the Qwen-VL families (qwen2_vl.py, qwen3_vl.py, video.py).
-_PROCESSOR_KEYS = {"min_pixels": "min_pixels", "max_pixels": "max_pixels"}
+# Where vLLM 0.32's video loaders take them (multimodal/video.py).
 _VIDEO_KEYS = {"fps": "fps", "fps_max_frames": "max_frames"}
+_PIXEL_LIMITS = ("min_pixels", "max_pixels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +39,39 @@ def training_media_settings(
         train_env: What the framework took from its environment; wins over the files.
     """
     limits = _known_limits(checkpoint, train_env)
-    processor: dict[str, Any] = {}
-    video: dict[str, Any] = {}
-    notes: list[str] = []
-    for name, value in limits.items():
-        target, keys = (
-            (processor, _PROCESSOR_KEYS) if name in _PROCESSOR_KEYS else (video, _VIDEO_KEYS)
-        )
-        if name in keys and isinstance(checkpoint.family, QwenVL):
-            target[keys[name]] = value
-            notes.append(f"{name}={value:g} of the training is applied to serving")
-        else:
-            notes.append(
-                f"{name}={value:g} of the training is NOT applied: vLLM has no such setting "
-                f"for {checkpoint.architecture}"
-            )
-    return MediaSettings(processor, {"video": video} if video else {}, tuple(notes))
+    is_qwen = isinstance(checkpoint.family, QwenVL)
+    pixels = {name: limits[name] for name in _PIXEL_LIMITS if name in limits and is_qwen}
+    video = {key: limits[name] for name, key in _VIDEO_KEYS.items() if name in limits and is_qwen}
+    notes = [_note(checkpoint, name, value, is_qwen=is_qwen) for name, value in limits.items()]
+    return MediaSettings(
+        _image_size(checkpoint, pixels), {"video": video} if video else {}, tuple(notes)
+    )
+
+
+def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_qwen: bool) -> str:
+    if is_qwen and (name in _PIXEL_LIMITS or name in _VIDEO_KEYS):
+        return f"{name}={value:g} of the training is applied to serving"
+    return (
+        f"{name}={value:g} of the training is NOT applied: vLLM has no such setting for "
+        f"{checkpoint.architecture}"
+    )
+
+
+def _image_size(checkpoint: "Checkpoint", pixels: dict[str, float]) -> dict[str, Any]:
+    """Spell pixel limits as the image processor's size; videos keep theirs."""
+    if not pixels:
+        return {}
+    smallest, largest = _processor_pixels(checkpoint)
+    smallest, largest = pixels.get("min_pixels", smallest), pixels.get("max_pixels", largest)
+    if smallest is None or largest is None:
+        # A size must name both of its edges; these older names may stand alone.
+        return dict(pixels)
+    return {"images_kwargs": {"size": {"shortest_edge": smallest, "longest_edge": largest}}}
 
 
 def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") -> dict[str, float]:
     limits = VisionLimits() if checkpoint.training is None else checkpoint.training.limits
-    own = _processor_max_pixels(checkpoint)
+    _, own = _processor_pixels(checkpoint)
     if limits.max_pixels is not None and own is not None:
         # The frameworks shrink an image to their limit and hand it to the processor, whose own
         # limit goes on to hold.
@@ -72,18 +84,21 @@ def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") ->
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _processor_max_pixels(checkpoint: "Checkpoint") -> int | None:
-    """Largest image in pixels by the processor's own files, in either layout."""
+def _processor_pixels(checkpoint: "Checkpoint") -> tuple[float | None, float | None]:
+    """Smallest and largest image in pixels by the processor's own files, in either layout."""
     directory = checkpoint.model.path
-    for name, section in (
-        ("preprocessor_config.json", None),
-        ("processor_config.json", "image_processor"),
-    ):
-        settings = read_json_if_present(directory / name)
-        settings = settings if section is None else settings.get(section) or {}
-        size = settings.get("size")
-        value = size.get("longest_edge") if isinstance(size, dict) else None
-        value = settings.get("max_pixels") or value
-        if isinstance(value, int):
-            return value
-    return None
+    settings = read_json_if_present(directory / "preprocessor_config.json")
+    nested = read_json_if_present(directory / "processor_config.json").get("image_processor")
+    for place in (settings, nested):
+        if not isinstance(place, dict) or not place:
+            continue
+        size = place.get("size") if isinstance(place.get("size"), dict) else {}
+        return (
+            _number(place.get("min_pixels"), size.get("shortest_edge")),
+            _number(place.get("max_pixels"), size.get("longest_edge")),
+        )
+    return None, None
+
+
+def _number(*values: Any) -> float | None:
+    return next((value for value in values if isinstance(value, int)), None)

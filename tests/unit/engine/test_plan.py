@@ -131,13 +131,15 @@ def test_training_limit_never_enlarges_the_processors_own(
 ) -> None:
     tuned = write.model("tuned")
     (tuned / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 1000}'
+        '{"image_processor_type": "Qwen2VLImageProcessor", '
+        '"size": {"shortest_edge": 784, "longest_edge": 1568}}'
     )
     swift_args(tuned, max_pixels=50176)
 
     plan = plan_serving(load_checkpoint(tuned), config(), tmp_path)
 
-    assert plan.mm_processor_kwargs == {"max_pixels": 1000}
+    size = {"shortest_edge": 784, "longest_edge": 1568}
+    assert plan.mm_processor_kwargs == {"images_kwargs": {"size": size}}
 
 
 def test_operator_wins_over_the_training(write: CheckpointWriter, tmp_path: Path) -> None:
