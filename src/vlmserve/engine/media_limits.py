@@ -57,7 +57,7 @@ def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_qwen: bool) -
     )
 
 
-def _image_size(checkpoint: "Checkpoint", pixels: dict[str, float]) -> dict[str, Any]:
+def _image_size(checkpoint: "Checkpoint", pixels: dict[str, int]) -> dict[str, Any]:
     """Spell pixel limits as the image processor's size; videos keep theirs."""
     if not pixels:
         return {}
@@ -69,7 +69,7 @@ def _image_size(checkpoint: "Checkpoint", pixels: dict[str, float]) -> dict[str,
     return {"images_kwargs": {"size": {"shortest_edge": smallest, "longest_edge": largest}}}
 
 
-def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") -> dict[str, float]:
+def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") -> dict[str, Any]:
     limits = VisionLimits() if checkpoint.training is None else checkpoint.training.limits
     _, own = _processor_pixels(checkpoint)
     if limits.max_pixels is not None and own is not None:
@@ -84,7 +84,7 @@ def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") ->
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _processor_pixels(checkpoint: "Checkpoint") -> tuple[float | None, float | None]:
+def _processor_pixels(checkpoint: "Checkpoint") -> tuple[int | None, int | None]:
     """Smallest and largest image in pixels by the processor's own files, in either layout."""
     directory = checkpoint.model.path
     settings = read_json_if_present(directory / "preprocessor_config.json")
@@ -92,7 +92,8 @@ def _processor_pixels(checkpoint: "Checkpoint") -> tuple[float | None, float | N
     for place in (settings, nested):
         if not isinstance(place, dict) or not place:
             continue
-        size = place.get("size") if isinstance(place.get("size"), dict) else {}
+        given = place.get("size")
+        size = given if isinstance(given, dict) else {}
         return (
             _number(place.get("min_pixels"), size.get("shortest_edge")),
             _number(place.get("max_pixels"), size.get("longest_edge")),
@@ -100,5 +101,5 @@ def _processor_pixels(checkpoint: "Checkpoint") -> tuple[float | None, float | N
     return None, None
 
 
-def _number(*values: Any) -> float | None:
+def _number(*values: Any) -> int | None:
     return next((value for value in values if isinstance(value, int)), None)
