@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import logging
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from vlmserve.cli.options import (
     require_sound,
 )
 from vlmserve.cli.stages import Stages
-from vlmserve.errors import ConfigError, EngineError
+from vlmserve.errors import ConfigError, EngineError, RequestError
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.source import Checkpoint
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Of the extra "eval", by their names of import.
 _EVAL_MODULES = ("lm_eval", "openai", "PIL", "scipy")
+
+_LOG_COLUMNS = 140
 
 _NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1#MODEL"
 
@@ -106,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.report.json_report import write_report
     from vlmserve.evals.report.terminal import print_report
 
-    console = Console(highlight=False)
+    # A log or a pipe has no width of its own.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_COLUMNS)
     print_report(report, console)
     if args.json is not None:
         write_report(report, args.json)
@@ -146,7 +150,7 @@ def _evaluate(
         session = Session(suite, tasks, store, run_id, limit=args.limit, listener=bars)
         try:
             return session.evaluate(*sides), path
-        except EngineError as error:
+        except (EngineError, RequestError) as error:
             error.hint = error.hint or f"answers so far are kept; go on with --run-id {run_id}"
             raise
 

@@ -1,6 +1,7 @@
 """One evaluation from end to end: plan both sides, ask what is missing, compare, judge."""
 
 import importlib.metadata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ _SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "scipy", "numpy")
 
 # A few answers run on in any model; many mean that the limit is too low for the task.
 _MAX_CUT_FRACTION = 0.05
+
+# Several questions about one image are answered right or wrong together.
+_MAX_SHARING_FRACTION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,11 @@ class Session:
             candidate=_side_report(candidate, runs["candidate"]),
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=reports,
-            notes=tuple(_notes(baseline, candidate, reports, self.limit)),
+            notes=(
+                *_run_notes(baseline, candidate, self.limit),
+                *(note for task in tasks for note in _sample_notes(task)),
+                *(note for task in reports for note in _answer_notes(task)),
+            ),
         )
         self.store.keep_report(self.run_id, report.model_dump_json())
         return report
@@ -175,17 +183,31 @@ def _side_report(side: Side, run: SideRun) -> SideReport:
     )
 
 
-def _notes(
-    baseline: Side, candidate: Side, tasks: Sequence[TaskReport], limit: int | None
-) -> Iterator[str]:
+def _run_notes(baseline: Side, candidate: Side, limit: int | None) -> Iterator[str]:
     if baseline.answerer == candidate.answerer:
         yield "baseline and candidate are the same: the same answers were compared with themselves"
     if limit is not None:
         yield f"only the first {limit} samples of each task were asked (--limit)"
-    for task in tasks:
-        cut = max(task.n_cut_baseline, task.n_cut_candidate)
-        if cut > _MAX_CUT_FRACTION * task.n_samples:
-            yield (
-                f"{task.task}: {cut} of {task.n_samples} answers ended at max_tokens; raise "
-                "sampling.max_tokens if they should have gone on"
-            )
+
+
+def _sample_notes(task: "EvalTask") -> Iterator[str]:
+    counts = Counter(
+        digest for sample in task.samples for digest in {medium.sha256 for medium in sample.media}
+    )
+    sharing = sum(
+        any(counts[medium.sha256] > 1 for medium in sample.media) for sample in task.samples
+    )
+    if sharing > _MAX_SHARING_FRACTION * len(task.samples):
+        yield (
+            f"{task.name}: {sharing} of {len(task.samples)} samples share an image or a video with "
+            "another one; the interval takes samples as independent and may be too narrow"
+        )
+
+
+def _answer_notes(task: TaskReport) -> Iterator[str]:
+    cut = max(task.n_cut_baseline, task.n_cut_candidate)
+    if cut > _MAX_CUT_FRACTION * task.n_samples:
+        yield (
+            f"{task.task}: {cut} of {task.n_samples} answers ended at max_tokens; raise "
+            "sampling.max_tokens if they should have gone on"
+        )

@@ -84,6 +84,7 @@ def test_equal_answers_pass(session: Session, lab: Lab) -> None:
     (task,) = report.tasks
 
     assert report.verdict == task.verdict == "pass"
+    assert not report.notes
     assert (task.baseline, task.candidate, task.difference) == (1.0, 1.0, 0.0)
     assert (report.n_requests_sent, report.n_reused) == (120, 0)
     assert lab.started == ["old", "new"]
@@ -391,3 +392,16 @@ def test_the_suite_digest_follows_the_data(
     rows = colors(4)
     assert digest(rows) == digest(colors(4))
     assert digest(rows) != digest([{**rows[0], "target": "blue"}, *rows[1:]])
+
+
+def test_many_questions_about_one_image_are_said(suites: Any, store: AnswerStore, lab: Lab) -> None:
+    pictures = [suites.png("red", size=8 + number // 4) for number in range(40)]
+    suites.task(
+        "shared",
+        [suites.row(f"<image>Part {n}?", "red", data) for n, data in enumerate(pictures)],
+    )
+    suite = suites.load("shared")
+    session = Session(suite, load_tasks(suite), store, "run")
+    report = session.evaluate(lab.side("old", always("red")), lab.side("new", always("red")))
+
+    assert any("shared: 40 of 40 samples share an image" in note for note in report.notes)

@@ -1,5 +1,6 @@
 """A report on the terminal: a table, the samples that flipped, and the verdict."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -9,6 +10,9 @@ from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
 _MAX_FLIPS_SHOWN = 3
 _MAX_FAILURES_SHOWN = 3
 _MAX_TEXT_CHARS = 70
+
+# From here on the table has room for verdicts in words.
+_WIDE_COLUMNS = 110
 
 _STYLES = {
     "pass": "green",
@@ -23,9 +27,14 @@ def print_report(report: EvalReport, console: Console) -> None:
 
     Args:
         report: What was found.
-        console: Where to show it; a narrow one folds long cells.
+        console: Where to show it; from 80 columns on nothing is cut.
     """
-    console.print(_table(report))
+    wide = console.width >= _WIDE_COLUMNS
+    console.print(_table(report, wide=wide))
+    if not wide:
+        for task in report.tasks:
+            if task.gated:
+                console.print(Text.assemble(f"{task.task}: ", (task.reason, _STYLES[task.verdict])))
     for task in report.tasks:
         _print_samples(task, console)
     for note in report.notes:
@@ -36,40 +45,46 @@ def print_report(report: EvalReport, console: Console) -> None:
     console.print(_verdict(report))
 
 
-def _table(report: EvalReport) -> Table:
+def _table(report: EvalReport, *, wide: bool) -> Table:
     confidence = f"{100 * (1 - report.suite.gate['alpha']):g} %"
     table = Table(
         title=Text(f"{report.suite.name}: {report.candidate.name} against {report.baseline.name}"),
         title_justify="left",
         title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1) if wide else 0,
     )
-    table.add_column("task", no_wrap=True)
-    table.add_column("n", justify="right")
-    table.add_column("baseline", justify="right")
-    table.add_column("candidate", justify="right")
-    table.add_column(f"difference [{confidence}]", justify="right", no_wrap=True)
-    table.add_column("p", justify="right")
-    table.add_column("flips -/+", justify="right", no_wrap=True)
-    table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("task", overflow="fold")
+    for header in ("n", "baseline", "candidate") if wide else ("n", "base-\nline", "candi-\ndate"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column(f"difference\n[{confidence}]", justify="right", no_wrap=True)
+    for header in ("p", "flips\n-/+"):
+        table.add_column(header, justify="right", no_wrap=True)
+    some_failed = any(task.n_failed_baseline or task.n_failed_candidate for task in report.tasks)
+    if some_failed:
+        table.add_column("failed", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=not wide)
     for task in report.tasks:
-        table.add_row(*_row(task))
+        failed = [f"{task.n_failed_baseline}/{task.n_failed_candidate}"] if some_failed else []
+        verdict = Text(task.reason if wide else task.verdict, style=_STYLES[task.verdict])
+        table.add_row(*_numbers(task), *failed, verdict)
     return table
 
 
-def _row(task: TaskReport) -> tuple[str | Text, ...]:
-    n_failed = task.n_failed_baseline, task.n_failed_candidate
-    return (
-        Text(task.task),
+def _numbers(task: TaskReport) -> tuple[Text, ...]:
+    cells = (
+        task.task,
         str(task.n_pairs),
         _score(task.baseline, task),
         _score(task.candidate, task),
         _difference(task),
         "-" if task.p_value is None else _p_value(task.p_value),
         f"{len(task.flips.regressed)}/{len(task.flips.improved)}",
-        f"{n_failed[0]}/{n_failed[1]}" if any(n_failed) else "-",
-        Text(task.reason, style=_STYLES[task.verdict]),
     )
+    # Texts, so that square brackets are no markup.
+    return tuple(Text(cell) for cell in cells)
 
 
 def _score(score: float | None, task: TaskReport) -> str:
