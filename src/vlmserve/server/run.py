@@ -29,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 _WATCHDOG_PERIOD_S = 1.0
 _KEEP_ALIVE_S = 5
+_BACKLOG = 2048
 _SECOND_SIGNAL_STATUS = 130
 
 
@@ -76,6 +77,8 @@ async def run_server(
         admission = Admission()
         app = await create_app(client, args, admission, config)
         await probe_models(app, client.model_config, names)
+        # From here on connections are queued, so that "ready" is true when it is read.
+        sock.listen(_BACKLOG)
         on_ready()
         host, port = sock.getsockname()[:2]
         _LOG.info("ready: http://%s:%d/v1 serves %s", host, port, " and ".join(names))

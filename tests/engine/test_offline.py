@@ -1,0 +1,226 @@
+"""vLLM inside this process: the engine that evaluation uses, against transformers as reference."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.engine import media
+from vlmserve.chat import Completion, ImagePart, Message, Part, SamplingParams, TextPart, VideoPart
+from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.config.base import load_config
+from vlmserve.config.serve import ServeConfig
+from vlmserve.engine.base import GenerationFailure, GenerationRequest
+from vlmserve.engine.offline import OfflineEngine, open_offline_engine
+from vlmserve.errors import CheckpointError, EngineError
+
+TASKS = ("color", "digit", "larger", "ref", "video", "reverse", "newcolor")
+PER_TASK = 6
+
+
+def samples(root: Path) -> list[tuple[str, tuple[Part, ...]]]:
+    """A few held-out samples of several tasks: a name and the parts in reading order."""
+    found: list[tuple[str, tuple[Part, ...]]] = []
+    for task in TASKS:
+        rows = pq.read_table(root / "evals" / "demo" / "data" / f"{task}.parquet")
+        for index, row in enumerate(rows.slice(0, PER_TASK).to_pylist()):
+            parts: list[Part] = []
+            for medium in row["media"]:
+                if medium["path"].endswith(".mp4"):
+                    parts.append(VideoPart(data=medium["bytes"], content_type="video/mp4"))
+                else:
+                    parts.append(ImagePart(data=medium["bytes"], content_type="image/png"))
+            question = row["question"].replace("<image>", "").replace("<video>", "")
+            found.append((f"{task}-{index}", (*parts, TextPart(text=question))))
+    return found
+
+
+def request(name: str, model: str, *parts: Part, max_tokens: int = 12) -> GenerationRequest:
+    return GenerationRequest(
+        request_id=name,
+        model=model,
+        messages=(Message(role="user", parts=parts),),
+        params=SamplingParams(max_tokens=max_tokens),
+    )
+
+
+@pytest.fixture(scope="module")
+def config(root: Path) -> ServeConfig:
+    return load_config(root / "configs" / "cpu-demo.yaml", ServeConfig)
+
+
+@pytest.fixture(scope="module")
+def engine(zoo: Path, config: ServeConfig) -> Iterator[OfflineEngine]:
+    with open_offline_engine(load_checkpoint(zoo / "good-lora"), config) as opened:
+        yield opened
+
+
+def texts(engine: OfflineEngine, requests: list[GenerationRequest]) -> dict[str, str]:
+    answers = {}
+    for result in engine.generate(requests):
+        assert isinstance(result.outcome, Completion), result.outcome
+        answers[result.request_id] = result.outcome.text
+    return answers
+
+
+def test_models_are_the_base_and_the_adapter(engine: OfflineEngine) -> None:
+    assert engine.models == ("base", "good-lora")
+
+
+def reference(
+    zoo: Path, asked: list[tuple[str, tuple[Part, ...]]], *, adapter: bool
+) -> dict[str, str]:
+    """Answers of transformers (and PEFT), one sample at a time, greedy."""
+    import torch
+    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+    from vlmserve.demo.video import decode_mp4
+
+    processor = AutoProcessor.from_pretrained(zoo / "base")
+    model: Any = Qwen2VLForConditionalGeneration.from_pretrained(zoo / "base", dtype=torch.float32)
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, zoo / "good-lora")
+    model.eval()
+    answers = {}
+    for name, parts in asked:
+        images = [Image.open(io.BytesIO(part.data)) for part in parts if part.kind == "image"]
+        videos = [decode_mp4(part.data) for part in parts if part.kind == "video"]
+        content = [
+            {"type": "text", "text": part.text} if part.kind == "text" else {"type": part.kind}
+            for part in parts
+        ]
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        inputs = processor(
+            text=[prompt], images=images or None, videos=videos or None, return_tensors="pt"
+        )
+        with torch.no_grad():
+            output = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        answers[name] = processor.decode(new, skip_special_tokens=True)
+    return answers
+
+
+@pytest.mark.parametrize("model", ["base", "good-lora"])
+def test_answers_are_those_of_transformers(
+    engine: OfflineEngine, root: Path, zoo: Path, model: str
+) -> None:
+    asked = samples(root)
+
+    served = texts(engine, [request(name, model, *parts) for name, parts in asked])
+
+    assert served == reference(zoo, asked, adapter=model == "good-lora")
+
+
+def test_mixed_batch_gives_each_model_its_own_answers(engine: OfflineEngine, root: Path) -> None:
+    asked = samples(root)
+    alone = texts(engine, [request(name, "base", *parts) for name, parts in asked])
+
+    both = [
+        request(f"{model}/{name}", model, *parts)
+        for name, parts in asked
+        for model in ("good-lora", "base")
+    ]
+    mixed = texts(engine, both)
+
+    assert {name: mixed[f"base/{name}"] for name, _ in asked} == alone
+    assert any(mixed[f"good-lora/{name}"] != alone[name] for name, _ in asked)
+
+
+def test_each_request_gets_one_result_and_failures_do_not_spread(engine: OfflineEngine) -> None:
+    red = ImagePart(data=media.png((84, 84), media.RED), content_type="image/png")
+    broken = ImagePart(data=b"not an image", content_type="image/png")
+    question = TextPart(text="Name the color.")
+    requests = [
+        request("good", "base", red, question),
+        request("broken", "base", broken, question),
+        request("long", "base", TextPart(text="What is 3 plus 4? " * 900)),
+        request("many", "base", *[red] * 9, question),
+        request("unknown", "gpt-4", question),
+        request("also good", "good-lora", red, question),
+        request("cut", "base", TextPart(text="Reverse: a b c d"), max_tokens=1),
+    ]
+
+    results = {result.request_id: result.outcome for result in engine.generate(requests)}
+
+    assert results.keys() == {each.request_id for each in requests}
+    kinds = {
+        name: outcome.error_type
+        for name, outcome in results.items()
+        if isinstance(outcome, GenerationFailure)
+    }
+    assert kinds == {
+        "broken": "RequestError",
+        "long": "ContextLengthError",
+        "many": "RequestError",
+        "unknown": "ModelNotFoundError",
+    }
+    for name in ("good", "also good"):
+        outcome = results[name]
+        assert isinstance(outcome, Completion)
+        assert (outcome.text, outcome.finish_reason) == ("red", "stop")
+    cut = results["cut"]
+    assert isinstance(cut, Completion)
+    assert cut.finish_reason == "length"
+    assert cut.usage.completion_tokens == 1
+
+
+def test_left_over_requests_are_aborted(engine: OfflineEngine) -> None:
+    running = engine.generate(
+        request(str(index), "base", TextPart(text="What is 3 plus 4?")) for index in range(100)
+    )
+    next(running)
+    running.close()
+
+    assert texts(engine, [request("after", "base", TextPart(text="What is 3 plus 4?"))])
+
+
+def test_closed_engine_says_so(zoo: Path, config: ServeConfig) -> None:
+    opened = open_offline_engine(load_checkpoint(zoo / "base"), config)
+    opened.close()
+    opened.close()
+
+    with pytest.raises(EngineError, match="closed"):
+        next(opened.generate([]))
+
+
+def test_weights_of_nan_are_refused(zoo_copy: Path, config: ServeConfig) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = zoo_copy / "base" / "model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values()))
+    tensors["model.language_model.norm.weight"][0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+
+    with pytest.raises(CheckpointError, match="log-probability nan"):
+        open_offline_engine(load_checkpoint(zoo_copy / "base"), config)
+
+
+def test_training_limits_shrink_images(zoo_copy: Path, config: ServeConfig) -> None:
+    import json
+
+    args = zoo_copy / "good" / "args.json"
+    args.write_text(json.dumps({**json.loads(args.read_text()), "max_pixels": 56 * 56}))
+    image = ImagePart(data=media.png((112, 112), media.RED), content_type="image/png")
+
+    with open_offline_engine(load_checkpoint(zoo_copy / "good"), config) as opened:
+        (result,) = opened.generate([request("x", "good", image, TextPart(text="Name the color."))])
+
+    assert isinstance(result.outcome, Completion)
+    # 4 tokens for 56 x 56 pixels in place of 16 for 112 x 112.
+    assert result.outcome.usage.prompt_tokens == 18
+
+
+def test_settings_that_vllm_refuses_are_a_configuration_error(zoo: Path) -> None:
+    broken = load_config(None, ServeConfig, settings=["engine.quantization=nonsense"])
+
+    with pytest.raises((EngineError, Exception), match="nonsense"):
+        open_offline_engine(load_checkpoint(zoo / "base"), broken)
