@@ -111,6 +111,8 @@ class _Case:
 
     verdict: Verdict
     adjusted_level: float | None = None
+    n_family: int = 0
+    """Tasks that Holm's procedure looked at together with this one, itself included."""
 
 
 def _judge_results(
@@ -124,7 +126,8 @@ def _judge_results(
         if result is not None and not passes:
             family[index] = result.drop_level
     for index, level in zip(family, holm_adjust(list(family.values())), strict=True):
-        cases[index] = _Case("regression" if level < alpha else "inconclusive", level)
+        verdict: Verdict = "regression" if level < alpha else "inconclusive"
+        cases[index] = _Case(verdict, level, len(family))
     return cases
 
 
@@ -135,26 +138,39 @@ def _judge_task(
     bounds: tuple[Verdict, Verdict],
     gate: GateConfig,
 ) -> TaskVerdict:
-    def unsure(reason: str) -> TaskVerdict:
-        return TaskVerdict("inconclusive", f"inconclusive ({reason})", case.adjusted_level)
+    drop = describe_amount(margin, in_points=comparison.in_points)
+    doubt = _failures_in_the_way(comparison, case, bounds, gate)
+    if doubt is None and case.verdict == "pass":
+        return TaskVerdict("pass", f"pass (no worse than {drop})", None)
+    if doubt is None and case.verdict == "regression":
+        return TaskVerdict("regression", "regression (worse beyond chance)", case.adjusted_level)
+    pairs = comparison.pairs
+    if doubt is None and pairs is not None:
+        n_needed = _n_needed(pairs, margin)
+        doubt = f"a drop of {drop} is not ruled out; about {n_needed} samples might decide"
+        if pairs.upper < 0:
+            doubt = f"worse by itself, but not beyond chance among {case.n_family} such tasks"
+    return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)
 
+
+def _failures_in_the_way(
+    comparison: Comparison, case: _Case, bounds: tuple[Verdict, Verdict], gate: GateConfig
+) -> str | None:
+    """Say why failed samples forbid a verdict, if they do."""
     failed = (
         f"{comparison.n_failed_baseline} of {comparison.n_samples} samples failed on the "
         f"baseline, {comparison.n_failed_candidate} on the candidate"
     )
     if comparison.n_failed > gate.max_failed_fraction * comparison.n_samples:
-        return unsure(f"{failed}; {gate.max_failed_fraction:.1%} may")
+        return f"{failed}; {gate.max_failed_fraction:.1%} may"
     if comparison.pairs is None:
-        return unsure("fewer than 2 samples were judged on both sides")
-    if any(bound != case.verdict for bound in bounds) and case.verdict != "inconclusive":
-        return unsure(f"{failed}; their scores could change the verdict")
-    drop = describe_amount(margin, in_points=comparison.in_points)
-    if case.verdict == "pass":
-        return TaskVerdict("pass", f"pass (no worse than {drop})", None)
-    if case.verdict == "regression":
-        return TaskVerdict("regression", "regression (worse beyond chance)", case.adjusted_level)
-    n_needed = _n_needed(comparison.pairs, margin)
-    return unsure(f"a drop of {drop} is not ruled out; about {n_needed} samples might decide")
+        return "fewer than 2 samples were judged on both sides"
+    if case.verdict == "inconclusive" or all(bound == case.verdict for bound in bounds):
+        return None
+    if comparison.n_failed == 0:
+        # The levels of Holm's procedure depend on the other tasks.
+        return "failed samples of other tasks could change the verdict"
+    return f"{failed}; their scores could change the verdict"
 
 
 def describe_amount(amount: float, *, in_points: bool) -> str:

@@ -96,6 +96,7 @@ def test_holm_over_the_tasks_that_do_not_pass() -> None:
     assert names == ["pass"] * 5 + ["regression", "regression", "inconclusive", "inconclusive"]
     assert [task.adjusted_level for task in judgement.tasks[5:]] == holm_adjust(levels)
     assert all(task.adjusted_level is None for task in judgement.tasks[:5])
+    assert "worse by itself, but not beyond chance among 4 such tasks" in judgement.tasks[7].reason
 
 
 def test_the_adjusted_level_is_that_of_the_wider_interval() -> None:
@@ -167,6 +168,18 @@ def test_failures_that_could_undo_a_regression_are_inconclusive() -> None:
 
     judgement = judge([comparison(bad, best=better, failed=(2, 0))], [0.08], GATE)
     assert judgement.verdict == "inconclusive"
+
+
+def test_failures_of_another_task_may_cast_doubt_through_holm() -> None:
+    # Sure alone, and not in a family of two.
+    sound = pairs(9, 2, 50)
+    assert 0.05 > sound.drop_level > 0.025
+    other = comparison(pairs(1, 1, 120), worst=pairs(5, 1, 120), failed=(0, 2))
+    assert (verdict_of(other.pairs), verdict_of(other.worst_case)) == ("pass", "inconclusive")
+
+    first, second = judge([comparison(sound), other], [0.08, 0.08], GATE).tasks
+    assert (first.verdict, second.verdict) == ("inconclusive", "inconclusive")
+    assert "failed samples of other tasks could change the verdict" in first.reason
 
 
 def test_the_verdict_is_said_in_words() -> None:
