@@ -73,24 +73,22 @@ class SampleEncoder:
 
     def encode(self, sample: Sample) -> Encoded:
         """Return the conversation with all its answers; only answers and their end have labels."""
-        tight = self._template
+        separators = self._template
         builder = _Builder()
         for index, turn in enumerate(sample.turns):
-            builder.text(self._tokens(f"{names.IM_START}user{tight.after_role}"))
+            # What lies between two special tokens is tokenized as one text, as a processor does.
+            text = f"{names.IM_START}user{separators.after_role}"
             for medium in sample.media if index == 0 else ():
-                builder.text(self._tokens(names.VISION_START))
+                builder.text(self._tokens(f"{text}{names.VISION_START}"))
                 pad = names.VIDEO_PAD if medium.is_video else names.IMAGE_PAD
                 builder.medium(self._tokens(pad)[0], grid_of(medium))
-                builder.text(self._tokens(names.VISION_END))
-            builder.text(
-                self._tokens(
-                    f"{turn.question}{names.IM_END}{tight.after_end}"
-                    f"{names.IM_START}assistant{tight.after_role}"
-                )
-            )
+                text = names.VISION_END
+            text += f"{turn.question}{names.IM_END}{separators.after_end}"
+            builder.text(self._tokens(f"{text}{names.IM_START}assistant{separators.after_role}"))
+            # The answer alone: that is how it is generated, whatever stands before it.
             builder.text(self._tokens(f"{turn.target}{names.IM_END}"), supervised=True)
-            if tight.after_end:
-                builder.text(self._tokens(tight.after_end))
+            if separators.after_end:
+                builder.text(self._tokens(separators.after_end))
         return builder.build()
 
     def _tokens(self, text: str) -> list[int]:

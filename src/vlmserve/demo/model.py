@@ -135,24 +135,17 @@ def save_checkpoint(
     create_processor(tokenizer).save_pretrained(folder)
 
 
-def load_model(folder: Path, config_from: Path | None = None) -> "Qwen2VLForConditionalGeneration":
+def load_model(folder: Path) -> "Qwen2VLForConditionalGeneration":
     """Load the weights of a full checkpoint in fp32.
-
-    Args:
-        folder: Where the weights are.
-        config_from: Where ``config.json`` is, if not there too.
 
     Raises:
         OSError: The folder holds no checkpoint.
     """
     cure_torch_extensions()
     import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import Qwen2VLForConditionalGeneration
 
-    config = Qwen2VLConfig.from_pretrained(config_from or folder)
-    return Qwen2VLForConditionalGeneration.from_pretrained(
-        folder, config=config, dtype=torch.float32
-    )
+    return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -182,9 +175,9 @@ def load_shipped_model(name: str, root: Path = WEIGHTS_DIR) -> Any:
         CheckpointError: It or its base is missing or damaged.
     """
     shipped = load_shipped(name, root)
-    base = load_shipped("base", root)
-    if shipped.weights_file == "adapter_model.safetensors":
-        from peft import PeftModel
+    if shipped.weights_file != "adapter_model.safetensors":
+        return load_model(shipped.folder).eval()
+    model = load_model(load_shipped("base", root).folder)
+    from peft import PeftModel
 
-        return PeftModel.from_pretrained(load_model(base.folder), shipped.folder).eval()
-    return load_model(shipped.folder, config_from=base.folder).eval()
+    return PeftModel.from_pretrained(model, shipped.folder).eval()

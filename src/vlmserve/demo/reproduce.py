@@ -1,6 +1,7 @@
 """Trains the shipped checkpoints again and writes them as they are shipped."""
 
 import dataclasses
+import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -71,12 +72,7 @@ def train_variants(
     for name in names:
         if name not in TRAINED:
             raise ConfigError(f"no demo variant {name!r}; there are {', '.join(TRAINED)}")
-        folder = out / name
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE_FILE).is_file():
-            raise ConfigError(
-                f"{folder} is not empty and holds no trained demo checkpoint",
-                hint="name another --out, or move it away",
-            )
+        _check_ours(out / name)
     changes: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
     if "base" in names:
         seed = {} if settings.seed is None else {"seed": settings.seed}
@@ -130,22 +126,27 @@ def _tune(
     encoder = SampleEncoder(load_tokenizer(base), recipe.template)
     model, log = finetuning.tune(load_model(base), encoder, recipe, observe=observe)
     _empty(folder)
+    model.save_pretrained(folder)
+    weights_file = "model.safetensors"
     if recipe.tuner == "lora":
-        model.peft_config["default"].base_model_name_or_path = base.name
-        model.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card for the hub
         weights_file = "adapter_model.safetensors"
-    else:
-        model.save_pretrained(folder)
-        for path in folder.glob("*.json"):
-            path.unlink()  # the same as the base's
-        weights_file = "model.safetensors"
+        _tidy_adapter(folder, base.name)
     if recipe.template != QWEN:
         template = recipe.template.jinja()
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     info = _info(folder.name, dataclasses.asdict(recipe), log)
     info |= {"base_sha256": load_shipped("base", base.parent).recipe["weights"]["sha256"]}
     write_recipe(folder, weights_file, info | _measured(model, encoder, settings.samples))
+
+
+def _tidy_adapter(folder: Path, base_name: str) -> None:
+    """Undo what PEFT makes different each time: the base's path and the order of a set."""
+    (folder / "README.md").unlink()  # a model card for the hub
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_name
+    config["target_modules"].sort()
+    path.write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
 
 
 def _measured(model: Any, encoder: SampleEncoder, number: int) -> dict[str, Any]:
@@ -163,6 +164,22 @@ def _info(name: str, settings: dict[str, Any], log: dict[str, Any]) -> dict[str,
         "machine": platform.machine(),
         "training": log,
     }
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier training of the same checkpoint."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        recipe = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        ours = recipe["name"] == folder.name and "data_version" in recipe
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise ConfigError(
+            f"{folder} is not empty and holds no trained demo checkpoint",
+            hint="name another --out, or move it away",
+        )
 
 
 def _empty(folder: Path) -> None:
