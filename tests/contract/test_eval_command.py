@@ -157,6 +157,8 @@ def test_a_run_goes_on_after_the_endpoint_was_gone(
         (["--concurrency", "0"], "--concurrency 0: must be at least 1"),
         (["--set", "engine.dtpe=float32"], "engine.dtpe: unknown key"),
         (["--store", "/dev/null/store"], "/dev/null/store: cannot be opened"),
+        (["--json", "/dev/null/report.json"], "--json /dev/null/report.json: cannot be written"),
+        (["--json", "/"], "--json /: cannot be written"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_sent(

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import logging
 import os
 import sys
 import uuid
@@ -98,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     for flag, number in (("--limit", args.limit), ("--concurrency", args.concurrency)):
         if number is not None and number < 1:
             raise ConfigError(f"{flag} {number}: must be at least 1")
+    if args.json is not None:
+        _check_writable(args.json)
     run_id = args.run_id or uuid.uuid4().hex[:12]
     with Stages() as stages:
         stages.begin("reading the checkpoints")
@@ -125,10 +126,16 @@ def _require_eval_extra() -> None:
             raise ConfigError(f"{module} is not installed", hint="pip install 'vlmserve[eval]'")
 
 
+def _check_writable(path: Path) -> None:
+    # Now, and not when the answers have been paid for.
+    place = path if path.exists() else path.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if path.is_dir() or not os.access(place, os.W_OK) or (place != path and not place.is_dir()):
+        raise ConfigError(f"--json {path}: cannot be written")
+
+
 def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":
-    # lm-eval and its readers log every file they open.
-    for name in ("lm_eval", "datasets", "httpx2", "openai"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     from vlmserve.evals.eval_task import load_tasks
 
     return load_tasks(suite, limit=limit)

@@ -147,6 +147,8 @@ def _version(package: str) -> str | None:
 def _template_digest(template: str | None) -> str | None:
     if template is None:
         return None
-    path = Path(template)
-    text = path.read_bytes() if path.is_file() else template.encode()
+    try:
+        text = Path(template).read_bytes()
+    except OSError:
+        text = template.encode()  # vLLM takes the template itself as well as its path
     return hashlib.sha256(text).hexdigest()

@@ -50,7 +50,7 @@ class EvalTask:
             "metric": self.metric,
             "filter": self._filter,
             "version": str(self._task.VERSION),
-            **{key: json.loads(json.dumps(config.get(key), default=repr)) for key in kept},
+            **{key: json.loads(json.dumps(config.get(key), default=_spelled)) for key in kept},
         }
 
     def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
@@ -255,6 +255,11 @@ def _as_score(value: Any) -> float:
 def _as_json(messages: Sequence[Mapping[str, str]], **_: object) -> str:
     # lm-eval passes the prompt on as one string; this one can be taken apart again.
     return json.dumps(messages)
+
+
+def _spelled(value: object) -> str:
+    # A function's repr holds its address, which differs from run to run.
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _metric_failure(message: str) -> Failed:

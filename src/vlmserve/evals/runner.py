@@ -107,7 +107,9 @@ def run_side(
     """
     for result in engine.generate(_requests(run, model)):
         if result.request_id not in run.pending:
-            raise EngineError(f"the engine answered a request that was not open: {result}")
+            raise EngineError(
+                f"the engine answered a request that was not open: {result.request_id}"
+            )
         failed = _take(run, result, store)
         del run.pending[result.request_id]
         listener.answered(run.side, failed=failed)
