@@ -169,11 +169,14 @@ def run_pilot(
     """
     if samples < 1:
         raise ConfigError(f"a pilot needs at least 1 sample, not {samples}")
+    import torch
+
     from vlmserve.demo.accuracy import draw_samples, measure_tasks
     from vlmserve.demo.encoding import SampleEncoder
     from vlmserve.demo.model import load_shipped_model, load_tokenizer
     from vlmserve.demo.recipe import load_shipped
 
+    torch.set_num_threads(1)  # with these small matrices, waiting for threads costs more
     encoder = SampleEncoder(load_tokenizer(load_shipped("base").folder))
     drawn = draw_samples(TASKS, "validation", samples, "pilot")
     scores = {}
