@@ -67,7 +67,7 @@ def add_pytorch_index(uv: Path, python: Path, torch: str, environment: dict[str,
 
 
 def _pip_settings(python: Path) -> dict[str, list[str]]:
-    """pip's own view of its files and of ``PIP_*``: option -> values, the strongest last."""
+    """Read pip's own view of its files and of ``PIP_*``: option -> values, the strongest last."""
     listed = subprocess.run(
         [python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     )

@@ -89,6 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> I
         directory / "log", root, zoo / "good-lora",
         "--set", "media.allowed_hosts=[127.0.0.1]",
         "--set", f"media.allowed_root={directory / 'media'}",
+        "--set", "server.tool_call_parser=hermes",
     )  # fmt: skip
     try:
         yield running.wait_ready()

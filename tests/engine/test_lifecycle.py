@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -68,10 +69,10 @@ def test_sigterm_drains_and_exits_0(start_server: StartServer, zoo: Path) -> Non
     for path in ("/health", "/ready"):
         assert status_of(f"{server.url}{path}") == 200
     client = server.client("secret")
-    content = [image(media.png((84, 84), media.RED)), text("Name the color.")]
+    content: Any = [image(media.png((84, 84), media.RED)), text("Name the color.")]
     completion = client.chat.completions.create(
         model="no-processor",
-        messages=[{"role": "user", "content": content}],  # type: ignore[typeddict-item]
+        messages=[{"role": "user", "content": content}],
         temperature=0,
     )
     assert completion.choices[0].message.content == "red"

@@ -1,9 +1,10 @@
 """vLLM inside this process: the engine that evaluation uses, against transformers as reference."""
 
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from vlmserve.chat import Completion, ImagePart, Message, Part, SamplingParams, 
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
-from vlmserve.engine.base import GenerationFailure, GenerationRequest
+from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.engine.offline import OfflineEngine, open_offline_engine
 from vlmserve.errors import CheckpointError, EngineError
 
@@ -173,11 +174,10 @@ def test_each_request_gets_one_result_and_failures_do_not_spread(engine: Offline
 
 
 def test_left_over_requests_are_aborted(engine: OfflineEngine) -> None:
-    running = engine.generate(
-        request(str(index), "base", TextPart(text="What is 3 plus 4?")) for index in range(100)
-    )
-    next(running)
-    running.close()
+    question = TextPart(text="What is 3 plus 4?")
+    running = engine.generate(request(str(index), "base", question) for index in range(100))
+    with contextlib.closing(cast("Generator[GenerationResult]", running)):
+        next(running)
 
     assert texts(engine, [request("after", "base", TextPart(text="What is 3 plus 4?"))])
 
@@ -196,8 +196,12 @@ def test_weights_of_nan_are_refused(zoo_copy: Path, config: ServeConfig) -> None
 
     path = zoo_copy / "base" / "model.safetensors"
     tensors = load_file(path)
-    next(iter(tensors.values()))
-    tensors["model.language_model.norm.weight"][0] = float("nan")
+    (name,) = [
+        name
+        for name in tensors
+        if name.endswith(("model.norm.weight", "language_model.norm.weight"))
+    ]
+    tensors[name][0] = float("nan")
     save_file(tensors, path, metadata={"format": "pt"})
 
     with pytest.raises(CheckpointError, match="log-probability nan"):
@@ -219,8 +223,8 @@ def test_training_limits_shrink_images(zoo_copy: Path, config: ServeConfig) -> N
     assert result.outcome.usage.prompt_tokens == 18
 
 
-def test_settings_that_vllm_refuses_are_a_configuration_error(zoo: Path) -> None:
+def test_settings_that_vllm_refuses_are_told(zoo: Path) -> None:
     broken = load_config(None, ServeConfig, settings=["engine.quantization=nonsense"])
 
-    with pytest.raises((EngineError, Exception), match="nonsense"):
+    with pytest.raises(EngineError, match="nonsense"):
         open_offline_engine(load_checkpoint(zoo / "base"), broken)

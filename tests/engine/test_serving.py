@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import openai
 import pyarrow.parquet as pq
 import pytest
+from typing_extensions import override
 
 from tests.engine import media
 from tests.engine.conftest import Server
@@ -119,6 +120,7 @@ def web() -> Iterator[str]:
             else:
                 self.send_error(404)
 
+        @override
         def log_message(self, *_: object) -> None:
             pass
 
@@ -220,7 +222,7 @@ def test_structured_output_follows_its_schema(client: openai.OpenAI) -> None:
 
 
 def test_tools_are_offered_to_the_model(client: openai.OpenAI) -> None:
-    tool = {
+    tool: Any = {
         "type": "function",
         "function": {
             "name": "paint",
@@ -236,7 +238,7 @@ def test_tools_are_offered_to_the_model(client: openai.OpenAI) -> None:
     completion = client.chat.completions.create(
         model=TUNED,
         messages=[{"role": "user", "content": "Paint it."}],
-        tools=[tool],  # type: ignore[list-item]
+        tools=[tool],
         tool_choice={"type": "function", "function": {"name": "paint"}},
         temperature=0,
         max_tokens=64,

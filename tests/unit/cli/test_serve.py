@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.conftest import Q_PROJ, CheckpointWriter
+from tests.unit.conftest import Q_PROJ, CheckpointWriter, Tensors
 from vlmserve.cli.main import main
 from vlmserve.errors import ConfigError
 
@@ -50,7 +50,7 @@ def test_refusals_come_before_the_heavy_imports(tmp_path: Path) -> None:
 def test_missing_vision_tower_is_refused_by_component(
     write: CheckpointWriter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def drop_vision(tensors: dict[str, object]) -> None:
+    def drop_vision(tensors: Tensors) -> None:
         for name in [name for name in tensors if name.startswith("visual.blocks")]:
             del tensors[name]
 

@@ -59,7 +59,7 @@ def test_what_the_user_chose_stays() -> None:
 
 
 def test_missing_vllm_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     with pytest.raises(EngineError, match="not installed") as caught:
         prepare_vllm({})
