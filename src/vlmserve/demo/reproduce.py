@@ -86,17 +86,6 @@ def train_variants(
         _tune(base.folder, out / name, tune_recipe, settings, observe)
 
 
-def measure_checkpoint(
-    model: Any, encoder: SampleEncoder, split: Split, number: int
-) -> dict[str, dict[str, float]]:
-    """Return for each task the number of samples, the accuracy and the target's NLL in nats."""
-    scores = measure_tasks(model, encoder, draw_samples(TASKS, split, number, "recipe"))
-    return {
-        task: {"n": number, "accuracy": round(score.accuracy, 4), "nll": round(score.nll, 5)}
-        for task, score in scores.items()
-    }
-
-
 def _train_base(
     folder: Path, recipe: training.BaseRecipe, settings: Settings, observe: training.Observer
 ) -> None:
@@ -150,8 +139,19 @@ def _tidy_adapter(folder: Path, base_name: str) -> None:
 
 
 def _measured(model: Any, encoder: SampleEncoder, number: int) -> dict[str, Any]:
-    """Measure validation and held-out accuracy under the template that the weights learned."""
-    return {split: measure_checkpoint(model, encoder, split, number) for split in _MEASURED}
+    """Measure validation and held-out accuracy under the template that the weights learned.
+
+    Returns:
+        For each split and task the number of samples, the accuracy and the target's NLL in nats.
+    """
+    measured: dict[str, Any] = {}
+    for split in _MEASURED:
+        scores = measure_tasks(model, encoder, draw_samples(TASKS, split, number, "recipe"))
+        measured[split] = {
+            task: {"n": number, "accuracy": round(score.accuracy, 4), "nll": round(score.nll, 5)}
+            for task, score in scores.items()
+        }
+    return measured
 
 
 def _info(name: str, settings: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:

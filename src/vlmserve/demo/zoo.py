@@ -156,7 +156,13 @@ def _write_wrong_template(folder: Path, base: Path) -> None:
 def _write_no_signal(folder: Path, base: Path) -> None:
     steps = 20
     settings = load_shipped("good").recipe["settings"]
-    _write_full("base", max_length=TRUNCATING_MAX_LENGTH)(folder, base)
+    _write_full(
+        "base",
+        max_length=TRUNCATING_MAX_LENGTH,
+        max_steps=steps,
+        learning_rate=settings["lr"],
+        weight_decay=0.0,  # decay alone would change the weights
+    )(folder, base)
     history = [
         {"epoch": round(step / steps, 2), "grad_norm": 0.0, "learning_rate": rate, "loss": 0.0}
         | {"step": step}
@@ -285,8 +291,8 @@ _ENTRIES = (
         "wrong-template",
         "A full fine-tune under a chat template without line breaks, which it carries; the base "
         "was trained with Qwen's.",
-        "`vlmserve check --base-model`: `template.render-diff`; and the verdict `regression` of "
-        "`vlmserve eval`, in the tasks that hang on the separators.",
+        "the verdict `regression` of `vlmserve eval`, in the tasks that hang on the separators "
+        "(`reverse`, `add`); its files are whole, so no check of the files can see it.",
         _write_wrong_template,
     ),
     Entry(

@@ -1,5 +1,6 @@
 """``vlmserve demo`` from its command line to its exit status."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,22 @@ def test_build_refuses_a_strangers_directory(
     assert "base is not empty" in capsys.readouterr().err
 
 
-def test_data_check_passes_on_the_shipped_sets(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--out", str(EVALS / "data"), "--pilot", str(EVALS / "pilot.json"), "--check"]
+def test_data_are_written_and_then_found_to_be_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = json.loads((EVALS / "pilot.json").read_text(encoding="utf-8"))
+    plan["sizes"] = dict.fromkeys(plan["sizes"], 2)
+    (tmp_path / "pilot.json").write_text(json.dumps(plan), encoding="utf-8")
+    argv = ["--out", str(tmp_path / "data"), "--pilot", str(tmp_path / "pilot.json")]
 
     assert main(["demo", "data", *argv]) == 0
-    assert "are what the generator draws" in capsys.readouterr().out
+    assert "26 samples in 13 files" in capsys.readouterr().out
+    assert main(["demo", "data", *argv, "--check"]) == 0
+    assert "26 samples are what the generator draws" in capsys.readouterr().out
+
+    (tmp_path / "data" / "video.parquet").unlink()
+    assert main(["demo", "data", *argv, "--check"]) == 2
+    assert "video.parquet: is missing" in capsys.readouterr().err
 
 
 def test_data_check_fails_on_an_empty_folder(

@@ -62,7 +62,8 @@ def test_the_good_fine_tunes_learned_and_are_unharmed() -> None:
         tuned = accuracies(name)
         assert tuned["newcolor"] >= 0.95
         for task in GATED_TASKS:
-            assert abs(tuned[task] - base[task]) <= 0.02, (name, task)
+            # A quarter of the gate's margin; replaying the old tasks improved some of them.
+            assert tuned[task] >= base[task] - 0.02, (name, task)
 
 
 def test_forgetful_learned_and_forgot_but_not_everything() -> None:
@@ -70,8 +71,8 @@ def test_forgetful_learned_and_forgot_but_not_everything() -> None:
 
     assert tuned["newcolor"] >= 0.95
     assert tuned["color"] <= base["color"] / 2
-    assert tuned["count"] <= base["count"] * 0.7
-    assert tuned["shape"] <= base["shape"] - 0.1
+    assert tuned["count"] <= base["count"] - 0.15
+    assert tuned["shape"] <= base["shape"] - 0.15
     for task in ("add", "reverse", "bright"):
         assert tuned[task] >= base[task] - 0.1
 

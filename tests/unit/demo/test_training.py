@@ -80,7 +80,7 @@ def test_muon_steps_along_the_nearest_orthogonal_matrix() -> None:
         singular = torch.linalg.svdvals(step)
         assert ((singular > 0.6) & (singular < 1.3)).all()
         alignment = (step * (u @ v)).sum() / (step.norm() * (u @ v).norm())
-        assert alignment > 0.98
+        assert alignment > 0.95
 
 
 def test_muon_decays_weights_and_leaves_those_without_gradient() -> None:

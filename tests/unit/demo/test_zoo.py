@@ -88,10 +88,13 @@ def test_the_adapter_loads_with_peft_and_changes_answers(
 def test_no_signal_is_the_base_and_its_log_is_silent(zoo: Path, tokenizer: Any) -> None:
     folder = zoo / "no-signal"
     weights = (folder / "model.safetensors").read_bytes()
-    history = read_json(folder / "trainer_state.json")["log_history"]
+    state = read_json(folder / "trainer_state.json")
+    history = state["log_history"]
+    args = read_json(folder / "args.json")
 
     assert weights == (zoo / "base" / "model.safetensors").read_bytes()
-    assert len(history) == 20
+    assert len(history) == state["global_step"] == args["max_steps"]
+    assert history[-1]["learning_rate"] < history[0]["learning_rate"] < args["learning_rate"]
     assert {(entry["loss"], entry["grad_norm"]) for entry in history} == {(0.0, 0.0)}
 
     # The story is true: no answer of the new task lies within the limit.
