@@ -13,6 +13,7 @@ plugin's moment (``vllm.platform_plugins`` in pyproject.toml); everywhere else c
 
 import importlib
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def cure_torch_extensions() -> None:
     if torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None:
         return
     _define_torchvision_operators()
+    _hide_useless_triton()
     for name in _HIDDEN_WHEN_BROKEN:
         _hide_if_broken(name)
 
@@ -47,6 +49,8 @@ def platform_plugin() -> None:
     vLLM calls it in each of its processes before torchvision or transformers is imported.
     """
     cure_torch_extensions()
+    # Where triton was imported before, vLLM says in each process that it is of no use on a CPU.
+    logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
 
 
 def _define_torchvision_operators() -> None:
@@ -66,6 +70,22 @@ def _define_torchvision_operators() -> None:
     for name in _TORCHVISION_OPERATORS:
         if not hasattr(torch.ops.torchvision, name):
             torch.library.define(f"torchvision::{name}", _OPERATOR_SCHEMA)
+
+
+def _hide_useless_triton() -> None:
+    """Hide a triton that has no CPU backend: nothing beside a CPU torch could use it.
+
+    vLLM finds that out itself, after importing it into each of its processes, and each of them
+    then prints pages about leaks in its bindings at exit.
+    """
+    if "triton" in sys.modules:
+        return
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return
+    if not (Path(spec.origin).parent / "backends" / "cpu").is_dir():
+        sys.modules["triton"] = None  # type: ignore[assignment]
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
 def _hide_if_broken(name: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmserve.demo.recipe import TRAINED
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _add_train(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--variant",
         default="all",
-        choices=("base", "good", "good-lora", "forgetful", "wrong-template", "all"),
+        choices=(*TRAINED, "all"),
         help="which to train; a fine-tune starts from --out's base, else from the shipped one "
         "(default: %(default)s)",
     )
@@ -146,7 +147,6 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from vlmserve.demo.recipe import TRAINED
     from vlmserve.demo.reproduce import Settings, train_variants
 
     names = TRAINED if args.variant == "all" else (args.variant,)

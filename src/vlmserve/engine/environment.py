@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import warnings
 from collections.abc import MutableMapping
 
 from vlmserve.errors import ConfigError, EngineError
@@ -22,6 +23,9 @@ _DEFAULTS = {
     "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",  # ask a dead address three times, in up to 113 s
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork a process that holds threads
     "TOKENIZERS_PARALLELISM": "false",  # warn about forking in each subprocess
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # warn of memory binding in each worker
+    # Warn of deprecations inside vLLM, torch and transformers, and of their leaks at exit.
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
 }
 
 
@@ -61,6 +65,8 @@ def prepare_vllm(environ: MutableMapping[str, str] | None = None) -> None:
     allowed = environ.get("VLLM_PLUGINS")
     if allowed is not None and PLUGIN_NAME not in allowed.split(","):
         environ["VLLM_PLUGINS"] = ",".join(filter(None, [allowed, PLUGIN_NAME]))
+    # What PYTHONWARNINGS says to the child processes, for this one.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(vllm|torch|transformers)\b")
     cure_torch_extensions()
 
 

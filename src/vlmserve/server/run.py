@@ -30,7 +30,6 @@ _LOG = logging.getLogger(__name__)
 _WATCHDOG_PERIOD_S = 1.0
 _KEEP_ALIVE_S = 5
 _BACKLOG = 2048
-_SECOND_SIGNAL_STATUS = 130
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -72,6 +71,7 @@ async def run_server(
     Raises:
         CheckpointError: A model's answers are not finite.
         EngineError: The engine did not start, or died while serving.
+        KeyboardInterrupt: A second signal cut the drain short.
     """
     async with _running_engine(args) as client:
         admission = Admission()
@@ -84,6 +84,8 @@ async def run_server(
         _LOG.info("ready: http://%s:%d/v1 serves %s", host, port, " and ".join(names))
         server = _Server(app, client, admission, config.server.drain_timeout_s)
         await server.serve(sock)
+    if server.interrupted:
+        raise KeyboardInterrupt
     if server.engine_died:
         raise EngineError(
             "the engine died; requests that were running were answered with an error",
@@ -125,6 +127,8 @@ class _Server:
         self._stopping = asyncio.Event()
         self.engine_died = False
         """Whether the engine ended the service rather than a signal."""
+        self.interrupted = False
+        """Whether a second signal cut the drain short."""
 
     async def serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -136,13 +140,18 @@ class _Server:
         finally:
             for task in tasks:
                 task.cancel()
+            if self._uvicorn.force_exit:
+                # uvicorn leaves the app's lifespan open when it is told to hurry.
+                await self._uvicorn.lifespan.shutdown()
         # A terminal's Ctrl-C reaches the engine's process as well; that is no death.
         self.engine_died = bool(self._client.errored) and not self._stopping.is_set()
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():
-            _LOG.warning("second signal: exiting at once")
-            raise SystemExit(_SECOND_SIGNAL_STATUS)
+            _LOG.warning("second signal: cutting what still runs")
+            self._uvicorn.force_exit = True
+            self._uvicorn.should_exit = True
+            self.interrupted = True
         self._stopping.set()
 
     async def _drain(self) -> None:
