@@ -3,8 +3,8 @@
 Muon orthogonalises each matrix's momentum before the step. Source: Keller Jordan, "Muon: An
 optimizer for hidden layers in neural networks" (2024); the scale that makes a step's RMS match
 AdamW's, 0.2 sqrt(max(rows, columns)), is of Liu et al., "Muon is Scalable for LLM Training"
-(arXiv:2502.16982, equation 4). torch.optim.Muon iterates in bfloat16; this one stays in fp32, so that
-the shipped weights do not hang on how a processor rounds bfloat16.
+(arXiv:2502.16982, equation 4). torch.optim.Muon iterates in bfloat16; this one stays in
+fp32, so that the shipped weights do not hang on how a processor rounds bfloat16.
 """
 
 from collections import defaultdict

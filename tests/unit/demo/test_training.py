@@ -70,7 +70,7 @@ def test_muon_steps_along_the_nearest_orthogonal_matrix() -> None:
     """One step from zero momentum: the gradient's U V^T, scaled to AdamW's RMS."""
     torch.manual_seed(0)
     for shape in ((8, 16), (16, 8), (8, 8)):
-        gradient = torch.randn(shape)
+        gradient = torch.randn(shape) + 4 * torch.eye(*shape)
         matrix = torch.nn.Parameter(torch.zeros(shape))
         matrix.grad = gradient.clone()
         Muon([matrix], lr=1.0).step()
@@ -136,6 +136,21 @@ def test_training_writes_what_is_shipped(tmp_path: Path) -> None:
         assert files == {path.name for path in shipped.folder.iterdir()}
         assert mine.recipe.keys() == shipped.recipe.keys()
         assert mine.recipe["settings"] == shipped.recipe["settings"] | {"steps": 1}
+
+
+def test_a_fine_tune_starts_from_the_base_trained_beside_it(tmp_path: Path) -> None:
+    settings = Settings(seed=3, steps=1, processes=1, samples=1)
+
+    train_variants(("forgetful", "base"), tmp_path, settings=settings)
+
+    base = load_shipped("base", tmp_path)
+    assert base.recipe["settings"]["seed"] == 3
+    assert base.recipe.keys() == load_shipped("base").recipe.keys()
+    files = {path.name for path in base.folder.iterdir()}
+    assert files == {path.name for path in load_shipped("base").folder.iterdir()}
+    digest = base.recipe["weights"]["sha256"]
+    assert digest != load_shipped("base").recipe["weights"]["sha256"]
+    assert load_shipped("forgetful", tmp_path).recipe["base_sha256"] == digest
 
 
 def test_shipped_recipes_are_the_ones_in_the_code() -> None:
