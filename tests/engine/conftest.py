@@ -91,7 +91,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> I
         "--set", f"media.allowed_root={directory / 'media'}",
         "--set", "server.tool_call_parser=hermes",
         # So small a model would fill a schema with white space.
-        "--", "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        "--", "--structured-outputs-config",
+        '{"backend": "xgrammar", "disable_any_whitespace": true}',
     )  # fmt: skip
     try:
         yield running.wait_ready()

@@ -226,6 +226,7 @@ def test_tools_are_offered_to_the_model(client: openai.OpenAI) -> None:
         "type": "function",
         "function": {
             "name": "paint",
+            "strict": True,
             "parameters": {
                 "type": "object",
                 "properties": {"color": {"type": "string", "enum": ["red"]}},
