@@ -23,6 +23,7 @@ from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
 from vlmserve.errors import ContextLengthError, EngineError, ModelNotFoundError, RequestError
 
 if TYPE_CHECKING:
+    from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
     from vlmserve.engine.base import Engine
@@ -34,7 +35,9 @@ _LOG = logging.getLogger(__name__)
 _BACKLOG = 32
 
 
-def open_offline_engine(checkpoint: "Checkpoint", config: "ServeConfig") -> "OfflineEngine":
+def open_offline_engine(
+    checkpoint: "Checkpoint", config: "ServeConfig", *, train_env: "VisionLimits | None" = None
+) -> "OfflineEngine":
     """Load a checkpoint into this process.
 
     Takes seconds to minutes. An adapter is loaded beside its base, and both are served.
@@ -42,6 +45,7 @@ def open_offline_engine(checkpoint: "Checkpoint", config: "ServeConfig") -> "Off
     Args:
         checkpoint: A full checkpoint or an adapter with a known base.
         config: Engine and media settings; the HTTP server's are not used.
+        train_env: What the training framework took from its environment.
 
     Returns:
         The engine; use it as a context manager, or ``close`` it.
@@ -56,7 +60,7 @@ def open_offline_engine(checkpoint: "Checkpoint", config: "ServeConfig") -> "Off
     prepare_vllm()
     scratch = tempfile.TemporaryDirectory(prefix="vlmserve-")
     try:
-        plan = plan_serving(checkpoint, config, Path(scratch.name))
+        plan = plan_serving(checkpoint, config, Path(scratch.name), train_env=train_env)
         for note in plan.notes:
             _LOG.info(note)
         args = parse_vllm_flags(vllm_flags(plan, config))
