@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME
-from vlmserve.checkpoint.overlay import missing_files
+from vlmserve.checkpoint.overlay import borrowed_files
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.errors import CheckpointError
 
@@ -49,28 +49,32 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         CheckpointError: A file cannot be read.
     """
     digest = hashlib.sha256()
-    for role, path in _content(checkpoint):
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    for name, content in _content(checkpoint):
         # Fixed-length digests and a newline, which no name here has, keep entries apart.
-        digest.update(f"{role}/{path.name} {content}\n".encode())
+        digest.update(f"{name} {_sha256(content)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def _content(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+def _sha256(content: Path | str) -> str:
+    if isinstance(content, str):
+        return hashlib.sha256(content.encode()).hexdigest()
+    try:
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{content}: {error.strerror or error}") from error
+
+
+def _content(checkpoint: Checkpoint) -> Iterator[tuple[str, Path | str]]:
     if checkpoint.adapter is not None:
         for path in _files(checkpoint.path):
-            yield "adapter", path
+            yield f"adapter/{path.name}", path
     for path in _files(checkpoint.model.path):
-        yield "model", path
+        yield f"model/{path.name}", path
     # For an adapter they lie in its own directory, which is in already.
-    if checkpoint.adapter is None and checkpoint.base is not None:
-        for name in sorted(missing_files(checkpoint)):
-            if (checkpoint.base.path / name).is_file():
-                yield "borrowed", checkpoint.base.path / name
+    if checkpoint.adapter is None:
+        for name, content in sorted(borrowed_files(checkpoint).items()):
+            yield f"borrowed/{name}", content
 
 
 def _files(directory: Path) -> list[Path]:

@@ -53,6 +53,21 @@ def missing_files(checkpoint: Checkpoint) -> list[str]:
     return [name for gap in find_gaps(checkpoint) for name in gap.files]
 
 
+def borrowed_files(checkpoint: Checkpoint) -> dict[str, Path | str]:
+    """What ``create_overlay`` would put beside the checkpoint's own files, by name.
+
+    Returns:
+        The donor's file, or the text of a template that is lifted out of one.
+
+    Raises:
+        CheckpointError: One of the files is broken.
+    """
+    donor = _find_donor(checkpoint)
+    if donor is None:
+        return {}
+    return {name: _lifted(name, donor) for name in missing_files(checkpoint)}
+
+
 def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
     """Make a directory with links to the checkpoint's files and to what it lacks.
 
@@ -68,7 +83,6 @@ def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
         CheckpointError: There is nothing to borrow from, or the directory cannot be made.
     """
     gaps = find_gaps(checkpoint)
-    donor = _find_donor(checkpoint)
     unfilled = [gap.part for gap in gaps if not gap.files]
     if unfilled:
         raise CheckpointError(
@@ -82,9 +96,8 @@ def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
         for file in sorted(checkpoint.model.path.iterdir()):
             if file.is_file():
                 (path / file.name).symlink_to(file.resolve())
-        if donor is not None:
-            for name in (name for gap in gaps for name in gap.files):
-                _borrow(name, donor, path)
+        for name, content in borrowed_files(checkpoint).items():
+            _borrow(path / name, content)
         _keep_template(find_processor(checkpoint.model.path), path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
@@ -106,14 +119,18 @@ def _filling(part: Part, donor: ProcessorFiles | None) -> tuple[str, ...]:
     return donor.files[part]
 
 
-def _borrow(name: str, donor: ProcessorFiles, path: Path) -> None:
-    target = path / name
-    if name == CHAT_TEMPLATE and not (donor.directory / name).is_file():
-        target.write_text(donor.template or "", encoding="utf-8")
-        return
+def _lifted(name: str, donor: ProcessorFiles) -> Path | str:
+    path = donor.directory / name
+    return donor.template or "" if name == CHAT_TEMPLATE and not path.is_file() else path
+
+
+def _borrow(target: Path, content: Path | str) -> None:
     # What the checkpoint has of an incomplete part gives way to the donor's complete one.
     target.unlink(missing_ok=True)
-    target.symlink_to((donor.directory / name).resolve())
+    if isinstance(content, str):
+        target.write_text(content, encoding="utf-8")
+    else:
+        target.symlink_to(content.resolve())
 
 
 def _keep_template(own: ProcessorFiles, path: Path) -> None:

@@ -15,7 +15,7 @@ from vlmserve.errors import VlmserveError
 
 _LOG = logging.getLogger(__name__)
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         _console().print("interrupted", style="yellow")
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (``| head``); keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

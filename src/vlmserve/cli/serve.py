@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
@@ -70,9 +72,17 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
     from vlmserve.engine.environment import prepare_vllm
     from vlmserve.engine.plan import plan_serving
     from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
+    from vlmserve.server.auth import take_api_key
     from vlmserve.server.run import run_server
 
     train_env = parse_train_env(args.train_env)
+    key = take_api_key(config.server)
+    if key is None and config.server.host not in _LOOPBACK:
+        _LOG.warning(
+            "warning: %s is open to whoever reaches it; set %s to ask for a key",
+            config.server.host,
+            config.server.api_key_env,
+        )
     with Stages() as stages, tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
         stages.begin("checking the checkpoint")
         checkpoint = open_checkpoint(args)
@@ -87,4 +97,7 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run_server(vllm_args, sock, plan.names, config, on_ready=stages.end))
+            serving = run_server(
+                vllm_args, sock, plan.names, config.server, key=key, on_ready=stages.end
+            )
+            runner.run(serving)

@@ -102,11 +102,13 @@ def run_tour(out: Path, *, config: Path, suite: Path) -> int:
 
 
 def _run(console: Console, *steps: _Step) -> None:
-    from vlmserve.cli.main import main
+    from vlmserve.cli.main import INTERRUPTED, main
 
     for step in steps:
         _announce(console, step.title, step.arguments)
         status = main(step.arguments)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
         if status != step.status:
             raise VlmserveError(
                 f"`vlmserve {shlex.join(step.arguments)}` ended with status {status}; the tour "

@@ -94,8 +94,9 @@ def _parse(text: str, path: Path | None) -> tuple[dict[Any, Any], yaml.Node | No
         mark = error.problem_mark
         line = "" if mark is None else f"{mark.line + 1}: "
         raise ConfigError(f"{path}:{line}{error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        # The last two: a mapping as a key, a date that does not exist.
+        raise ConfigError(f"{path}: not usable YAML: {error}") from error
     if raw is None:
         return {}, root
     if not isinstance(raw, dict):
@@ -108,9 +109,9 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {setting}: expected key=value, such as engine.dtype=float32")
     try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML") from error
+        return key, yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigError(f"--set {setting}: the value is not YAML: {error}") from error
 
 
 def _assign(raw: dict[Any, Any], dotted: str, value: Any) -> None:
@@ -131,7 +132,7 @@ def _fault(fault: Any, root: yaml.Node | None, path: Path | None, given: Mapping
     if fault["type"] == "extra_forbidden":
         message = "unknown key"
     for key, source in given.items():
-        if field == key or field.startswith(f"{key}."):
+        if field == key or field.startswith(f"{key}.") or key.startswith(f"{field}."):
             return f"{source}: {field}: {message}"
     if path is None:
         return f"{field}: {message}"

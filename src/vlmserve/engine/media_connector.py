@@ -71,7 +71,10 @@ def _connector_class() -> type[Any]:
                     "local files are not allowed; the operator can allow a directory with "
                     "media.allowed_root, or send the file as a data URL"
                 )
-            return super()._load_file_url(url_spec, media_io)
+            try:
+                return super()._load_file_url(url_spec, media_io)
+            except (OSError, ValueError) as error:
+                raise _without_paths(error) from error
 
     return RequestMediaConnector
 
@@ -81,6 +84,13 @@ def _refusal(message: str) -> Exception:
 
     refusal: Exception = VLLMValidationError(message)
     return refusal
+
+
+def _without_paths(error: Exception) -> Exception:
+    # vLLM's own sentences about a file name this host's directories, resolved.
+    if isinstance(error, OSError) or "must be a subpath" in str(error):
+        return _refusal("there is no such file under the directory that media may come from")
+    return error
 
 
 def _refuse_cut_frames(url: str, media_io: Any) -> None:

@@ -4,6 +4,7 @@ A fine-tune that saw small images and is served large ones answers worse, and no
 limits lie in the training framework's files or its environment, not in the processor's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Where vLLM 0.32's video loaders take them (multimodal/video.py).
 _VIDEO_KEYS = {"fps": "fps", "fps_max_frames": "max_frames"}
 _PIXEL_LIMITS = ("min_pixels", "max_pixels")
+_SIZE_SETTINGS = frozenset({"size", "min_pixels", "max_pixels", "images_kwargs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +32,34 @@ class MediaSettings:
 
 
 def training_media_settings(
-    checkpoint: "Checkpoint", train_env: "VisionLimits | None" = None
+    checkpoint: "Checkpoint",
+    train_env: "VisionLimits | None" = None,
+    *,
+    chosen: Mapping[str, Any] | None = None,
 ) -> MediaSettings:
     """Find the limits of the training and spell them for vLLM.
 
     Args:
         checkpoint: Whose files may name limits.
         train_env: What the framework took from its environment; wins over the files.
+        chosen: The operator's own processor settings. Where they set image sizes, in any of the
+            spellings that processors know, the training's are left out.
     """
     limits = _known_limits(checkpoint, train_env)
     is_qwen = isinstance(checkpoint.family, QwenVL)
-    pixels = {name: limits[name] for name in _PIXEL_LIMITS if name in limits and is_qwen}
+    overridden = bool(_SIZE_SETTINGS & set(chosen or {}))
+    pixels = {
+        name: limits[name]
+        for name in _PIXEL_LIMITS
+        if name in limits and is_qwen and not overridden
+    }
     video = {key: limits[name] for name, key in _VIDEO_KEYS.items() if name in limits and is_qwen}
-    notes = [_note(checkpoint, name, value, is_qwen=is_qwen) for name, value in limits.items()]
+    notes = [
+        f"{name}={value:g} of the training gives way to engine.mm_processor_kwargs"
+        if overridden and name in _PIXEL_LIMITS
+        else _note(checkpoint, name, value, is_qwen=is_qwen)
+        for name, value in limits.items()
+    ]
     return MediaSettings(
         _image_size(checkpoint, pixels), {"video": video} if video else {}, tuple(notes)
     )

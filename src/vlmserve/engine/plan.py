@@ -88,7 +88,8 @@ def plan_serving(
         raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
     notes: list[str] = []
     model_path = _complete_directory(checkpoint, scratch, notes)
-    training = training_media_settings(checkpoint, train_env)
+    chosen = config.engine.mm_processor_kwargs
+    training = training_media_settings(checkpoint, train_env, chosen=chosen)
     media_io = {kind: dict(settings) for kind, settings in training.media_io_kwargs.items()}
     for kind, settings in config.engine.media_io_kwargs.items():
         media_io.setdefault(kind, {}).update(settings)
@@ -96,7 +97,7 @@ def plan_serving(
         model_path=model_path,
         base_name=_base_name(checkpoint, config),
         adapter=_plan_adapter(checkpoint, config),
-        mm_processor_kwargs={**training.mm_processor_kwargs, **config.engine.mm_processor_kwargs},
+        mm_processor_kwargs={**training.mm_processor_kwargs, **chosen},
         media_io_kwargs=media_io,
         notes=(*notes, *training.notes),
     )

@@ -5,6 +5,7 @@ add any flag that vLLM has, and leaves validation to vLLM.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +30,14 @@ _RESERVED = {
     "--grpc": "the HTTP API",
     "--headless": "one server per host",
     "--api-server-count": "one server per port",
+    "-asc": "one server per port",
+    "--ssl-keyfile": "a proxy that ends TLS in front of this server",
+    "--ssl-certfile": "a proxy that ends TLS in front of this server",
+    "--ssl-ca-certs": "a proxy that ends TLS in front of this server",
+    "--ssl-cert-reqs": "a proxy that ends TLS in front of this server",
+    "--ssl-ciphers": "a proxy that ends TLS in front of this server",
+    "--enable-ssl-refresh": "a proxy that ends TLS in front of this server",
+    "--shutdown-timeout": "--set server.drain_timeout_s=SECONDS",
     "--config": "--config",
     "--allowed-media-domains": "--set media.allowed_hosts=[HOST]",
     "--allowed-local-media-path": "--set media.allowed_root=DIR",
@@ -93,6 +102,8 @@ def _server_flags(config: "ServeConfig") -> list[str]:
         flags += ["--enable-auto-tool-choice", "--tool-call-parser", server.tool_call_parser]
     if server.reasoning_parser is not None:
         flags += ["--reasoning-parser", server.reasoning_parser]
+    # Ctrl-C in a terminal reaches the engine's process as well: let it finish what runs, too.
+    flags += ["--shutdown-timeout", str(math.ceil(server.drain_timeout_s))]
     # Request lines of every call at the level at which a team watches its server.
     return [*flags, "--disable-uvicorn-access-log"]
 
@@ -117,6 +128,10 @@ def parse_vllm_flags(flags: Sequence[str], extra: Sequence[str] = ()) -> "Namesp
     """
     _refuse_reserved(extra)
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
+    from vllm.exceptions import VLLMError
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
@@ -128,11 +143,22 @@ def parse_vllm_flags(flags: Sequence[str], extra: Sequence[str] = ()) -> "Namesp
                 hint="flags after -- are those of `vllm serve`",
             )
 
-    args: Namespace = make_arg_parser(Parser(prog="vlmserve serve --")).parse_args([*flags, *extra])
+    parser = make_arg_parser(Parser(prog="vlmserve serve --", allow_abbrev=False))
+    args: Namespace = parser.parse_args([*flags, *extra])
     try:
+        # Plugins of the operator's own, as vLLM's launcher loads them.
+        if args.tool_parser_plugin:
+            ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+        if args.reasoning_parser_plugin:
+            ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
         validate_parsed_serve_args(args)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"vLLM does not accept these settings: {error}") from error
+        validate_api_server_args(args)
+        # vLLM looks this one up only when the engine runs.
+        if args.reasoning_parser:
+            ReasoningParserManager.get_reasoning_parser(args.reasoning_parser)
+    except (KeyError, TypeError, ValueError, VLLMError) as error:
+        reason = error.args[0] if error.args else error
+        raise ConfigError(f"vLLM does not accept these settings: {reason}") from error
     return args
 
 

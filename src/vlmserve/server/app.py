@@ -1,6 +1,5 @@
 """Puts vlmserve's routes and guards around vLLM 0.32's own OpenAI app."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.server import validation
@@ -14,11 +13,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-    from vlmserve.config.serve import ServeConfig
-
 
 async def create_app(
-    engine_client: Any, args: "Namespace", admission: Admission, config: "ServeConfig"
+    engine_client: Any, args: "Namespace", admission: Admission, key: str | None
 ) -> "FastAPI":
     """Build vLLM's app over a running engine and add ours.
 
@@ -26,7 +23,7 @@ async def create_app(
         engine_client: vLLM's asynchronous engine, loaded.
         args: vLLM's own arguments.
         admission: Shared with whoever decides to stop the server.
-        config: The operator's settings.
+        key: The API key that requests must carry; ``None`` leaves the API open.
 
     Returns:
         The app; its lifespan is vLLM's.
@@ -46,16 +43,9 @@ async def create_app(
     # Starlette runs the middleware added last first.
     app.add_middleware(AdmissionGate, admission=admission)
     app.add_middleware(ErrorTranslator)
-    if key := api_key(config):
+    if key is not None:
         app.add_middleware(ApiKeyGuard, key=key)
     return app
-
-
-def api_key(config: "ServeConfig") -> str | None:
-    """Read the API key from the environment; ``None`` where the API is open."""
-    # vLLM reads its own variable too, and would guard only a part of the routes with it.
-    names = config.server.api_key_env, "VLLM_API_KEY"
-    return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _unchanged(app: "ASGIApp") -> "ASGIApp":

@@ -1,16 +1,52 @@
 """API keys: every route asks for one, but for the health probes."""
 
 import hashlib
+import os
 import secrets
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
-from vlmserve.errors import AuthenticationError
+from vlmserve.config.serve import ServerConfig
+from vlmserve.errors import AuthenticationError, ConfigError
 from vlmserve.server.errors import error_body, send_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _OPEN_ROUTES = frozenset({"/health", "/ready"})
+
+
+def take_api_key(
+    config: ServerConfig, environ: MutableMapping[str, str] | None = None
+) -> str | None:
+    """Read the API key from the environment.
+
+    vLLM's own variable is read where ours is not set, and taken away in any case: its guard covers
+    a part of the routes only, and would ask for a second key.
+
+    Args:
+        config: Names the variable.
+        environ: The environment to read and change; the process's own when ``None``.
+
+    Returns:
+        The key, or ``None`` where the API is open.
+
+    Raises:
+        ConfigError: A variable that was named on purpose is not set, or holds no usable key.
+    """
+    environ = os.environ if environ is None else environ
+    name = config.api_key_env
+    vllm_key = environ.pop("VLLM_API_KEY", "")
+    key = (environ.get(name) or vllm_key).strip()
+    if not key:
+        if name != ServerConfig().api_key_env:
+            raise ConfigError(f"server.api_key_env: the variable {name} holds no key")
+        return None
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"server.api_key_env: the key in {name} has characters that no HTTP header can carry"
+        )
+    return key
 
 
 class ApiKeyGuard:
@@ -33,7 +69,12 @@ class ApiKeyGuard:
         if scope["type"] not in ("http", "websocket") or scope["path"] in _OPEN_ROUTES:
             await self._app(scope, receive, send)
             return
-        if self._allowed(dict(scope["headers"]).get(b"authorization", b"")):
+        headers = dict(scope["headers"])
+        # A browser asks without the key whether it may send it; the answer tells nothing.
+        is_preflight = (
+            scope.get("method") == "OPTIONS" and b"access-control-request-method" in headers
+        )
+        if is_preflight or self._allowed(headers.get(b"authorization", b"")):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from vlmserve.config.serve import ServeConfig
+    from vlmserve.config.serve import ServerConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,12 +51,13 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def run_server(
+async def run_server(  # noqa: PLR0913 - the one way in, called once
     args: "Namespace",
     sock: socket.socket,
     names: Sequence[str],
-    config: "ServeConfig",
+    config: "ServerConfig",
     *,
+    key: str | None,
     on_ready: Callable[[], None],
 ) -> None:
     """Load the model, serve until told to stop, and drain.
@@ -65,7 +66,8 @@ async def run_server(
         args: vLLM's own arguments.
         sock: The socket from ``bind``.
         names: The served names, each of which is probed before the server listens.
-        config: The operator's settings.
+        config: The HTTP server's settings.
+        key: The API key that requests must carry, if any.
         on_ready: Called when the models have answered and the server is about to listen.
 
     Raises:
@@ -75,14 +77,17 @@ async def run_server(
     """
     async with _running_engine(args) as client:
         admission = Admission()
-        app = await create_app(client, args, admission, config)
+        app = await create_app(client, args, admission, key)
         await probe_models(app, client.model_config, names)
         # From here on connections are queued, so that "ready" is true when it is read.
-        sock.listen(_BACKLOG)
+        try:
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            raise EngineError(f"cannot listen: {error.strerror}") from error
         on_ready()
         host, port = sock.getsockname()[:2]
         _LOG.info("ready: http://%s:%d/v1 serves %s", host, port, " and ".join(names))
-        server = _Server(app, client, admission, config.server.drain_timeout_s)
+        server = _Server(app, client, admission, config.drain_timeout_s)
         await server.serve(sock)
     if server.interrupted:
         raise KeyboardInterrupt

@@ -35,6 +35,7 @@ _ENGINE_GONE = re.compile(r"EngineCore encountered an issue|EngineDead|engine is
 _BRANCHES = re.compile(r"^\d+ validation errors? for ")
 # What str() of vLLM's validation error appends to its sentence.
 _FIELDS = re.compile(r" \((parameter=|value=).*\)$", re.DOTALL)
+_STATUSES = frozenset(HTTPStatus)
 _MEDIA_CODES = {
     "this image cannot be used": "invalid_image",
     "this video cannot be used": "invalid_video",
@@ -79,7 +80,7 @@ def translate(status: int, content: bytes, request: "RequestBody") -> Answer:
 
 
 def _read(status: int, content: bytes) -> tuple[str, str | None, str | None]:
-    phrase = HTTPStatus(status).phrase
+    phrase = HTTPStatus(status).phrase if status in _STATUSES else f"HTTP {status}"
     try:
         parsed = json.loads(content)
     except ValueError:

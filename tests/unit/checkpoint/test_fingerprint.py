@@ -64,3 +64,17 @@ def test_borrowed_files_count(write: Any, tmp_path: Path) -> None:
     assert fingerprint(checkpoint) == before
     flip(tmp_path / "base" / "tokenizer.json")
     assert fingerprint(checkpoint) != before
+
+
+def test_a_template_lifted_out_of_another_file_counts(write: Any, tmp_path: Path) -> None:
+    base, tuned = write.model("base"), write.model("tuned")
+    for directory in (base, tuned):
+        (directory / "chat_template.json").unlink()
+    settings = base / "tokenizer_config.json"
+    settings.write_text('{"chat_template": "one"}')
+    checkpoint = load_checkpoint(tuned, base_model=base)
+    before = fingerprint(checkpoint)
+
+    settings.write_text('{"chat_template": "two"}')
+
+    assert fingerprint(load_checkpoint(tuned, base_model=base)) != before

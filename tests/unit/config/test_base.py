@@ -115,3 +115,23 @@ def test_docstring_becomes_the_field_description() -> None:
     properties = Inner.model_json_schema()["properties"]
 
     assert properties["port"]["description"] == "TCP port to listen on."
+
+
+@pytest.mark.parametrize("text", ["{{ x }}: 1\n", "name: 2026-13-45\n"])
+def test_values_that_yaml_cannot_build_are_refused(file: Path, text: str) -> None:
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match="not usable YAML"):
+        load_config(file, Outer)
+
+
+def test_mistyped_section_of_a_setting_names_the_setting(file: Path) -> None:
+    file.write_text("name: a\n")
+
+    with pytest.raises(ConfigError, match=r"^--set sever\.port=1: sever: unknown key"):
+        load_config(file, Outer, settings=["sever.port=1"])
+
+
+def test_setting_with_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="given twice"):
+        load_config(None, Outer, settings=["server={port: 1, port: 2}"])

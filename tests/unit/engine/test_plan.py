@@ -150,6 +150,9 @@ def test_operator_wins_over_the_training(write: CheckpointWriter, tmp_path: Path
     plan = plan_serving(load_checkpoint(tuned), chosen, tmp_path)
 
     assert plan.mm_processor_kwargs == {"max_pixels": 784}
+    assert plan.notes == (
+        "max_pixels=50176 of the training gives way to engine.mm_processor_kwargs",
+    )
 
 
 def test_limits_of_a_family_without_such_settings_are_said(

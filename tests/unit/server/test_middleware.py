@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from vlmserve.config.serve import ServerConfig
 from vlmserve.engine.media_connector import locate_media
+from vlmserve.errors import ConfigError
 from vlmserve.server.admission import Admission, AdmissionGate
-from vlmserve.server.auth import ApiKeyGuard
+from vlmserve.server.auth import ApiKeyGuard, take_api_key
 from vlmserve.server.errors import ErrorTranslator, send_error
 
 
@@ -71,6 +73,44 @@ def test_every_route_is_behind_the_key(path: str) -> None:
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_probes_need_no_key(path: str) -> None:
     assert asyncio.run(call(ApiKeyGuard(hello, key="secret"), path))[0] == 200
+
+
+def test_preflight_needs_no_key() -> None:
+    async def run() -> int:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"origin", b"https://a.example"), (b"access-control-request-method", b"POST")]
+        scope = {"type": "http", "path": "/v1/x", "headers": headers, "method": "OPTIONS"}
+        await ApiKeyGuard(hello, key="secret")(scope, None, send)  # type: ignore[arg-type]
+        status: int = sent[0]["status"]
+        return status
+
+    assert asyncio.run(run()) == 200
+
+
+def test_key_is_read_once_and_vllms_own_is_taken_away() -> None:
+    environ = {"VLMSERVE_API_KEY": " ours\n", "VLLM_API_KEY": "theirs"}
+
+    assert take_api_key(ServerConfig(), environ) == "ours"
+    assert "VLLM_API_KEY" not in environ
+    assert take_api_key(ServerConfig(), {"VLLM_API_KEY": "theirs"}) == "theirs"
+    assert take_api_key(ServerConfig(), {}) is None
+
+
+@pytest.mark.parametrize("environ", [{}, {"MY_KEY": "\n"}])
+def test_key_that_was_named_must_be_there(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="MY_KEY holds no key"):
+        take_api_key(ServerConfig(api_key_env="MY_KEY"), environ)
+
+
+def test_key_that_no_header_can_carry_is_refused_without_being_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        take_api_key(ServerConfig(), {"VLMSERVE_API_KEY": "schlüssel"})
+
+    assert "schl" not in caught.value.message
 
 
 def test_websocket_without_key_is_closed() -> None:
