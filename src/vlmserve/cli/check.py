@@ -3,15 +3,18 @@
 import argparse
 import json
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.cli.console import create_console
 from vlmserve.cli.options import add_checkpoint_arguments, open_checkpoint
 from vlmserve.doctor.describe import describe_checkpoint
 from vlmserve.doctor.finding import Finding, Severity
 from vlmserve.doctor.run import DoctorReport, run_checks
 from vlmserve.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _STYLES: dict[Severity, str] = {"block": "bold red", "warn": "bold yellow", "info": "bold cyan"}
 
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     is_bad = bool(report.blocking or (args.strict and report.warnings))
     text = json.dumps(report.as_json(checkpoint), indent=2, ensure_ascii=False)
     if args.json == Path("-"):
-        print(text)
+        create_console().out(text)
         return CheckpointError.exit_code if is_bad else 0
     if args.json is not None:
         try:
@@ -53,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_report(checkpoint: Checkpoint, report: DoctorReport) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = create_console()
+    console.soft_wrap = True
     console.print(str(checkpoint.path), style="bold", markup=False)
     console.print(describe_checkpoint(checkpoint), markup=False)
     for finding in report.findings:
@@ -68,7 +72,7 @@ def _print_report(checkpoint: Checkpoint, report: DoctorReport) -> None:
     console.print(verdict, style=style, markup=False)
 
 
-def _print_finding(console: Console, finding: Finding) -> None:
+def _print_finding(console: "Console", finding: Finding) -> None:
     console.print(f"{finding.severity:5}", style=_STYLES[finding.severity], end=" ")
     console.print(f"{finding.id}: {finding.title}", style="bold", markup=False)
     if finding.caused_by is not None:

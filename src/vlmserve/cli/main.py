@@ -4,13 +4,16 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
-from rich.console import Console
 from typing_extensions import override
 
+from vlmserve.cli.console import create_console
 from vlmserve.errors import VlmserveError
 
 _LOG = logging.getLogger(__name__)
@@ -52,13 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
     _set_up_logging()
+    if threading.current_thread() is threading.main_thread():
+        # Ended like Ctrl-C: engines and scratch directories are cleaned up on the way out.
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         status: int = args.run(args)
     except VlmserveError as error:
         _print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        _console().print("interrupted", style="yellow")
+        create_console(stderr=True).print("interrupted", style="yellow")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (``| head``); keep Python from complaining at exit.
@@ -68,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _LOG.exception("this is a bug in vlmserve; please report it")
         return VlmserveError.exit_code
     return status
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _set_up_logging() -> None:
@@ -111,14 +121,10 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _console() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
 def _print_error(error: VlmserveError) -> None:
-    console = _console()
+    console = create_console(stderr=True)
     console.print("error:", style="bold red", end=" ")
-    console.print(error.message, markup=False)
+    console.print(error.message, markup=False, soft_wrap=True)
     if error.hint is not None:
         console.print("hint:", style="bold", end=" ")
-        console.print(error.hint, markup=False)
+        console.print(error.hint, markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from vlmserve.cli.console import create_console
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -21,7 +21,7 @@ class Stages:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = create_console(stderr=True)
         self._status: Status | None = None
         self._text: str | None = None
         self._started = 0.0

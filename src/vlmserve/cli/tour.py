@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from vlmserve.cli.console import create_console
 from vlmserve.cli.stages import Stages
 from vlmserve.errors import ConfigError, EngineError, VlmserveError
 
@@ -57,7 +58,7 @@ def run_tour(out: Path, *, config: Path, suite: Path) -> int:
     from vlmserve.demo.questions import load_questions
 
     questions = load_questions(suite.parent / "demo" / "data")
-    console = Console(highlight=False)
+    console = create_console()
     started = time.monotonic()
     zoo, store = out / "checkpoints", out / "evals.sqlite"
     serving = ("--config", str(config))

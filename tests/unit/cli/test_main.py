@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.conftest import CheckpointWriter
 from vlmserve.cli import serve
 from vlmserve.cli.main import main
 from vlmserve.errors import CheckpointError, EngineError
@@ -99,3 +100,35 @@ def test_wrong_key_names_file_and_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["serve", "--ckpt", "x", "--config", str(file), "--print-config"]) == 2
 
     assert f"{file}:2: engine.dtyp: unknown key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", [[], ["--json", "-"]])
+def test_reader_that_leaves_does_not_change_the_status(
+    write: CheckpointWriter, extra: list[str]
+) -> None:
+    directory = write.model("tuned", edit=lambda tensors: tensors.pop("visual.merger.mlp.0.weight"))
+    command = [sys.executable, "-m", "vlmserve", "check", "--ckpt", str(directory), *extra]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+
+        assert process.wait(60) == 4
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, time\n"
+        "from vlmserve.cli import serve\n"
+        "from vlmserve.cli.main import main\n"
+        "def hang(_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(30)\n"
+        "serve.run = hang\n"
+        "raise SystemExit(main(['serve', '--ckpt', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+
+    assert done.returncode == 130
+    assert b"Traceback" not in done.stderr
