@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 Reply = tuple[int, Any]
-"""Status, and a JSON value or raw text."""
+"""Status, and a JSON value, text that is not JSON, or the bytes of a body that claims to be."""
 
 
 def chat_completion(text: str | None = "red", **changes: Any) -> dict[str, Any]:
@@ -42,6 +42,9 @@ class FakeEndpoint:
     models: list[dict[str, Any]] = field(
         default_factory=lambda: [{"id": "m", "object": "model", "created": 1, "owned_by": "us"}]
     )
+    model_list: Any = None
+    """What ``/models`` gives instead of OpenAI's list of ``models``."""
+
     reply: Callable[[dict[str, Any]], Reply] = lambda _: (200, chat_completion())
     api_key: str | None = None
     delay_s: float = 0.0
@@ -54,6 +57,10 @@ class FakeEndpoint:
     now: int = 0
 
 
+def _encoded(value: Any) -> bytes:
+    return (value if isinstance(value, str) else json.dumps(value)).encode()
+
+
 def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -61,7 +68,8 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if not self._authorized():
                 return
-            self._send(200, {"object": "list", "data": endpoint.models})
+            listed = {"object": "list", "data": endpoint.models}
+            self._send(200, listed if endpoint.model_list is None else endpoint.model_list)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -84,7 +92,7 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             return False
 
         def _send(self, status: int, value: Any) -> None:
-            content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+            content = value if isinstance(value, bytes) else _encoded(value)
             kind = "text/html" if isinstance(value, str) else "application/json"
             try:
                 self.send_response(status)

@@ -1,7 +1,9 @@
 """The remote engine against a real HTTP endpoint, through OpenAI's real client."""
 
 import base64
+import contextlib
 import itertools
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import pytest
 
 from vlmserve.chat import Completion, ImagePart, Message, SamplingParams, TextPart, VideoPart
 from vlmserve.engine.base import GenerationFailure, GenerationRequest
-from vlmserve.engine.remote import Endpoint, RemoteEngine, ServedModel
+from vlmserve.engine.remote import Endpoint, RemoteEngine
 from vlmserve.errors import (
     AuthenticationError,
     ConfigError,
@@ -166,6 +168,14 @@ def test_what_concerns_one_request_is_its_failure(
     ("edit", "message"),
     [
         ({"usage": None}, "no token usage"),
+        ({"usage": {}}, "not a chat completion"),
+        ({"usage": {"prompt_tokens": "many", "completion_tokens": 1}}, "not a chat completion"),
+        ({"choices": [{"finish_reason": "stop", "message": None}]}, "not a chat completion"),
+        ({"choices": {"0": {}}}, "not a chat completion"),
+        (
+            {"choices": [{"finish_reason": "stop", "message": {"content": [{"text": "x"}]}}]},
+            "not a chat completion",
+        ),
         (
             {
                 "choices": [
@@ -189,6 +199,23 @@ def test_an_odd_answer_is_a_failure(
 
     assert isinstance(result.outcome, GenerationFailure)
     assert message in result.outcome.message
+
+
+def test_a_cut_answer_is_that_samples_failure(endpoint: Any, answer: Any) -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        return 200, b'{"id": "x", "choices": [{"fini' if is_bad(body) else answer()
+
+    endpoint.reply = reply
+    with engine(endpoint) as remote:
+        results = {
+            result.request_id: result.outcome
+            for result in remote.generate([request(0), request(1, "bad")])
+        }
+
+    failure = results["1"]
+    assert isinstance(failure, GenerationFailure)
+    assert (failure.error_type, isinstance(results["0"], Completion)) == ("EngineError", True)
+    assert "not a chat completion" in failure.message
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
@@ -286,12 +313,58 @@ def test_closing_the_iterator_hangs_up(endpoint: Any, answer: Any) -> None:
         assert endpoint.dropped.wait(5)
 
 
-def test_models_are_listed_with_their_fingerprints(endpoint: Any) -> None:
+def test_what_took_too_long_is_not_sent_over_and_over(endpoint: Any) -> None:
+    endpoint.delay_s = 0.6
+    with engine(endpoint, timeout_s=0.3, max_retries=3) as remote:
+        (result,) = remote.generate([request()])
+
+    assert isinstance(result.outcome, GenerationFailure)
+    assert "no answer within 0.3 s" in result.outcome.message
+    assert len(endpoint.bodies) <= 2
+
+
+def test_an_address_that_never_accepts_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmserve.engine.remote._CONNECT_TIMEOUT_S", 0.2)
+    with socket.socket() as deaf, contextlib.ExitStack() as clients:
+        # A listener whose queue is full: the kernel leaves further connections without an answer.
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        with (
+            RemoteEngine(Endpoint(url, max_retries=0)) as remote,
+            pytest.raises(EngineUnavailableError, match=r"no connection within 0\.2 s"),
+        ):
+            list(remote.generate([request()]))
+
+
+def test_models_are_listed_and_asked_for_once(endpoint: Any) -> None:
     entry = {"object": "model", "created": 1, "owned_by": "us"}
-    endpoint.models = [{"id": "base", **entry}, {"id": "ft", "fingerprint": "sha256:1", **entry}]
+    endpoint.models = [{"id": "base", **entry}, {"id": "ft", **entry}]
     with engine(endpoint) as remote:
         assert remote.models == ("base", "ft")
-        assert remote.served()[1] == ServedModel("ft", "sha256:1")
+        endpoint.models = []
+        assert remote.models == ("base", "ft")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        b'{"object": "list", "data": [{"id',
+        {"data": None},
+        {"data": "x"},
+        {"data": [{"id": None}]},
+        {"models": []},
+        "<html>hello</html>",
+    ],
+)
+def test_a_list_of_models_that_is_none_is_said(endpoint: Any, listed: Any) -> None:
+    endpoint.model_list = listed
+    with engine(endpoint) as remote, pytest.raises(EngineError, match="not OpenAI's list"):
+        _ = remote.models
 
 
 def test_the_key_is_sent_and_never_shown(endpoint: Any) -> None:
@@ -299,7 +372,7 @@ def test_the_key_is_sent_and_never_shown(endpoint: Any) -> None:
     with engine(endpoint, api_key="sesame") as remote:
         assert remote.models == ("m",)
     with engine(endpoint) as remote, pytest.raises(AuthenticationError, match="wrong key"):
-        remote.served()
+        _ = remote.models
     assert "sesame" not in repr(Endpoint(endpoint.url, api_key="sesame"))
 
 
@@ -309,6 +382,29 @@ def test_a_url_without_a_path_means_v1() -> None:
     assert Endpoint("http://host/api").url == "http://host/api"
     with pytest.raises(ConfigError, match="expected a URL"):
         Endpoint("host:8000")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1/v1", "http://h:abc/v1", "http://h:99999/v1", "http://h/v\x00", "http://h:0"],
+)
+def test_a_url_that_is_none_is_refused_by_name(url: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(url)):
+        Endpoint(url)
+
+
+def test_a_key_loses_the_end_of_its_line(endpoint: Any) -> None:
+    endpoint.api_key = "sesame"
+    with engine(endpoint, api_key=" sesame\r\n") as remote:
+        assert remote.models == ("m",)
+    assert Endpoint("http://h", api_key=" \n").api_key is None
+
+
+@pytest.mark.parametrize("key", ["sésame", "sesame\nX-Header: 1", "sesame\x7f"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_quoted(key: str) -> None:
+    with pytest.raises(ConfigError, match="API key has characters") as caught:
+        Endpoint("http://h", api_key=key)
+    assert "same" not in str(caught.value)
 
 
 def test_closing_twice_is_safe_and_a_closed_engine_says_so(endpoint: Any) -> None:

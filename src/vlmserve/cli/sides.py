@@ -13,6 +13,7 @@ from vlmserve.errors import ConfigError, ModelNotFoundError
 from vlmserve.evals.session import EngineSource, Side
 
 if TYPE_CHECKING:
+    from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
     from vlmserve.engine.base import Engine
@@ -23,7 +24,11 @@ _ENGINE_PACKAGES = ("vlmserve", "vllm", "torch", "transformers")
 
 
 def checkpoint_sides(
-    baseline: "Checkpoint", candidate: "Checkpoint", config: "ServeConfig"
+    baseline: "Checkpoint",
+    candidate: "Checkpoint",
+    config: "ServeConfig",
+    *,
+    train_env: "VisionLimits | None" = None,
 ) -> tuple[Side, Side]:
     """Set up two checkpoints; an adapter and the base it lies on share one engine.
 
@@ -31,6 +36,8 @@ def checkpoint_sides(
         baseline: What came before.
         candidate: What is judged.
         config: How both are served.
+        train_env: What the training framework took from its environment; both get the same, so that
+            both see the same pixels.
 
     Returns:
         The baseline, then the candidate.
@@ -38,10 +45,10 @@ def checkpoint_sides(
     Raises:
         CheckpointError: A checkpoint cannot be read or planned for serving.
     """
-    judged = checkpoint_side(candidate, config)
+    judged = checkpoint_side(candidate, config, train_env=train_env)
     base = candidate.base
     if candidate.adapter is None or base is None or not base.path.samefile(baseline.path):
-        return checkpoint_side(baseline, config), judged
+        return checkpoint_side(baseline, config, train_env=train_env), judged
     shared = Side(
         name=baseline.name,
         fingerprint=fingerprint(baseline),
@@ -52,8 +59,17 @@ def checkpoint_sides(
     return shared, judged
 
 
-def checkpoint_side(checkpoint: "Checkpoint", config: "ServeConfig") -> Side:
+def checkpoint_side(
+    checkpoint: "Checkpoint", config: "ServeConfig", *, train_env: "VisionLimits | None" = None
+) -> Side:
     """Set up a checkpoint that vLLM loads into this process.
+
+    Its weights are hashed, which takes seconds to minutes.
+
+    Args:
+        checkpoint: What is asked.
+        config: How it is served.
+        train_env: What the training framework took from its environment.
 
     Raises:
         CheckpointError: It cannot be read or planned for serving.
@@ -62,12 +78,12 @@ def checkpoint_side(checkpoint: "Checkpoint", config: "ServeConfig") -> Side:
     def load() -> AbstractContextManager["Engine"]:
         from vlmserve.engine.offline import open_offline_engine
 
-        return open_offline_engine(checkpoint, config)
+        return open_offline_engine(checkpoint, config, train_env=train_env)
 
     return Side(
         name=checkpoint.name,
         fingerprint=fingerprint(checkpoint),
-        settings=_offline_settings(checkpoint, config),
+        settings=_offline_settings(checkpoint, config, train_env),
         source=EngineSource(load),
         # The checkpoint itself comes last: the adapter, where it is one.
         model=lambda engine: engine.models[-1],
@@ -81,8 +97,8 @@ def endpoint_side(url: str, *, api_key: str | None, concurrency: int, run_id: st
         url: Base of its API, with ``#name`` behind it where it serves several models.
         api_key: Its key.
         concurrency: Requests in flight at once.
-        run_id: The run that may reuse its answers, unless it states a fingerprint: what is served
-            behind a name can change at any time.
+        run_id: The run that may reuse its answers, and no other: what is served behind a name can
+            change at any time.
 
     Raises:
         ConfigError: The URL is wrong, or several models are served and none is named.
@@ -94,33 +110,34 @@ def endpoint_side(url: str, *, api_key: str | None, concurrency: int, run_id: st
     address, _, name = url.partition("#")
     endpoint = Endpoint(address, api_key=api_key, concurrency=concurrency)
     with RemoteEngine(endpoint) as engine:
-        served = {model.name: model for model in engine.served()}
+        served = engine.models
     listed = ", ".join(served) or "none"
     if not name:
         if len(served) != 1:
             raise ConfigError(
                 f"{url}: several models or none are served ({listed})", hint=f"name one: {url}#NAME"
             )
-        (name,) = served
+        name = served[0]
     elif name not in served:
         raise ModelNotFoundError(f"{address}: no model {name!r}; served are: {listed}")
-    stated = served[name].fingerprint
 
     def connect() -> AbstractContextManager["Engine"]:
         return RemoteEngine(endpoint)
 
     return Side(
         name=f"{name} at {endpoint.url}",
-        fingerprint=stated or f"{endpoint.url}#{name} in run {run_id}",
+        fingerprint=f"{endpoint.url}#{name} in run {run_id}",
         settings={"engine": "endpoint", "url": endpoint.url, "model": name},
         source=EngineSource(connect),
         model=lambda _: name,
     )
 
 
-def _offline_settings(checkpoint: "Checkpoint", config: "ServeConfig") -> dict[str, Any]:
+def _offline_settings(
+    checkpoint: "Checkpoint", config: "ServeConfig", train_env: "VisionLimits | None"
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
-        plan = plan_serving(checkpoint, config, Path(scratch))
+        plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env)
     adapter = plan.adapter
     return {
         "engine": "vllm",

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
 from openai.types.chat import ChatCompletion
 
@@ -41,6 +42,13 @@ _NO_API_KEY = "none"
 
 _GONE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 
+# A request with all its tries may take this many times an answer's own limit: the client would send
+# what took too long again and again, and the server may still be at work on the first.
+_PATIENCE = 2
+
+# What reading a body raises that is not of OpenAI's shape; the client does not check it.
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -54,28 +62,34 @@ class Endpoint:
     """Requests in flight at once."""
 
     timeout_s: float = 600.0
-    """Seconds that one answer may take."""
+    """Seconds that one answer may take; a request with all its tries ends after twice that."""
 
     max_retries: int = 4
     """How often a request is sent again when the endpoint is busy or fails; OpenAI's client waits
     half a second before the first, twice as long before each further one, 8 s at most."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{self.url}: expected a URL such as http://host:8000/v1")
-        if parts.path in ("", "/"):
-            object.__setattr__(self, "url", f"{parts.scheme}://{parts.netloc}/v1")
+        object.__setattr__(self, "url", _normal_url(self.url))
+        # A file or a shell's $(...) leaves a line's end behind the key.
+        key = (self.api_key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            # Without the key: the message ends up in logs.
+            raise ConfigError("the API key has characters other than printable ASCII")
+        object.__setattr__(self, "api_key", key or None)
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model that an endpoint lists."""
-
-    name: str
-    fingerprint: str | None
-    """Digest of the weights, where the endpoint states one: ``fingerprint`` of the model's entry
-    in ``/v1/models``."""
+def _normal_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # parsed, and refused, only when it is asked for
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise ConfigError(f"{url}: not a URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ConfigError(f"{url}: expected a URL such as http://host:8000/v1")
+    if parts.path in ("", "/"):
+        return f"{parts.scheme}://{parts.netloc}/v1"
+    return url
 
 
 class RemoteEngine:
@@ -96,7 +110,7 @@ class RemoteEngine:
             timeout=openai.Timeout(endpoint.timeout_s, connect=_CONNECT_TIMEOUT_S),
             max_retries=endpoint.max_retries,
         )
-        self._served: tuple[ServedModel, ...] | None = None
+        self._models: tuple[str, ...] | None = None
         # The asynchronous client, because closing a run must also close its connections: that is
         # what makes a server stop generating.
         self._loop = asyncio.new_event_loop()
@@ -105,19 +119,15 @@ class RemoteEngine:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names that the endpoint lists."""
-        return tuple(model.name for model in self.served())
-
-    def served(self) -> tuple[ServedModel, ...]:
-        """Ask the endpoint what it serves; the first answer is kept.
+        """The names that the endpoint lists; it is asked once.
 
         Raises:
             AuthenticationError: The key is missing or wrong.
             EngineError: The endpoint is gone or does not list its models.
         """
-        if self._served is None:
-            self._served = self._submit(self._list_models()).result()
-        return self._served
+        if self._models is None:
+            self._models = self._submit(self._list_models()).result()
+        return self._models
 
     def __enter__(self) -> "RemoteEngine":
         """Use the engine in a ``with`` block."""
@@ -174,23 +184,24 @@ class RemoteEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
 
-    async def _list_models(self) -> tuple[ServedModel, ...]:
+    async def _list_models(self) -> tuple[str, ...]:
         try:
             # The first contact: an endpoint that is not there should be said at once.
             page = await self._client.with_options(max_retries=1).models.list()
-            return tuple(_served_model(entry) for entry in page.data)
+            return tuple(_model_name(entry) for entry in page.data)
         except openai.NotFoundError as error:
             raise EngineError(f"{self._endpoint.url} has no /models: is this the API?") from error
         except openai.OpenAIError as error:
             raise self._translate(error) from error
-        except (AttributeError, TypeError) as error:
+        except _MALFORMED as error:
             raise EngineError(f"{self._endpoint.url}/models is not OpenAI's list") from error
 
     async def _answer(self, request: GenerationRequest) -> GenerationResult:
         started = time.perf_counter()
+        body = _body(request)
         outcome: Completion | GenerationFailure
         try:
-            outcome = _completion(await self._client.chat.completions.create(**_body(request)))
+            outcome = await self._ask(body)
         except openai.OpenAIError as error:
             translated = self._translate(error)
             if _ends_the_run(error, translated):
@@ -204,13 +215,33 @@ class RemoteEngine:
             latency_s=time.perf_counter() - started,
         )
 
+    async def _ask(self, body: dict[str, Any]) -> Completion:
+        try:
+            async with asyncio.timeout(_PATIENCE * self._endpoint.timeout_s):
+                return _completion(await self._client.chat.completions.create(**body))
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        except _MALFORMED as error:
+            raise EngineError(
+                f"the endpoint's answer is not a chat completion: {type(error).__name__}"
+            ) from error
+
+    def _too_slow(self) -> EngineError:
+        return EngineError(f"{self._endpoint.url}: no answer within {self._endpoint.timeout_s:g} s")
+
     def _translate(self, error: openai.OpenAIError) -> VlmserveError:
-        url = self._endpoint.url
+        url, cause = self._endpoint.url, error.__cause__
         match error:
+            case openai.APITimeoutError() if isinstance(cause, httpx2.ConnectTimeout):
+                return EngineUnavailableError(
+                    f"{url}: no connection within {_CONNECT_TIMEOUT_S:g} s"
+                )
             case openai.APITimeoutError():
-                return EngineError(f"{url}: no answer within {self._endpoint.timeout_s:g} s")
+                return self._too_slow()
+            case openai.APIConnectionError() if isinstance(cause, httpx2.DecodingError):
+                return EngineError(f"{url}: the answer cannot be decoded: {cause}")
             case openai.APIConnectionError():
-                return EngineUnavailableError(f"{url}: no connection: {error.__cause__ or error}")
+                return EngineUnavailableError(f"{url}: no connection: {cause or error}")
             case openai.APIStatusError():
                 return _status_error(error, url)
             case _:
@@ -270,11 +301,10 @@ def _completion(answer: Any) -> Completion:
     )
 
 
-def _served_model(entry: Any) -> ServedModel:
-    fingerprint = (entry.model_extra or {}).get("fingerprint")
-    return ServedModel(
-        name=str(entry.id), fingerprint=fingerprint if isinstance(fingerprint, str) else None
-    )
+def _model_name(entry: Any) -> str:
+    if not isinstance(entry.id, str):
+        raise TypeError("a model's id is not a string")
+    return entry.id
 
 
 def _ends_the_run(error: openai.OpenAIError, translated: VlmserveError) -> bool:
