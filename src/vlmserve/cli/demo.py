@@ -118,6 +118,12 @@ def _add_pilot(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--samples", type=int, default=1000, help="of each task (default: %(default)s)"
     )
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        metavar="PLAN",
+        help="measure nothing; compute the sizes from what this plan says was measured",
+    )
     parser.set_defaults(act=_pilot)
 
 
@@ -177,9 +183,18 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _pilot(args: argparse.Namespace) -> int:
-    from vlmserve.demo.pilot import run_pilot
+    from vlmserve.demo.pilot import CONFIDENCE, MARGIN, load_pairs, measure_pairs, plan_sizes
+    from vlmserve.demo.power import PassRule
+    from vlmserve.evals.statistics import tango_interval
 
-    plan = run_pilot(args.samples)
+    def lower_bound(regressed: int, improved: int, n: int) -> float:
+        return tango_interval(regressed, improved, n, alpha=1 - CONFIDENCE)[0]
+
+    if args.measured is None:
+        pairs, samples = measure_pairs(args.samples), args.samples
+    else:
+        pairs, samples = load_pairs(args.measured)
+    plan = plan_sizes(pairs, samples, PassRule(lower_bound, MARGIN))
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(f"{json.dumps(plan, indent=2)}\n", encoding="utf-8")

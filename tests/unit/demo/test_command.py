@@ -82,6 +82,17 @@ def test_pilot_writes_a_plan(tmp_path: Path) -> None:
     assert min(load_sizes(out).values()) >= 100
 
 
+def test_pilot_plans_again_from_what_was_measured(tmp_path: Path) -> None:
+    """The shipped plan is reproduced, and nothing but its measurements is read."""
+    shipped = json.loads((EVALS / "pilot.json").read_text(encoding="utf-8"))
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    kept = {key: shipped[key] for key in ("data_version", "pilot")}
+    old.write_text(json.dumps(kept), encoding="utf-8")
+
+    assert main(["demo", "pilot", "--out", str(new), "--measured", str(old)]) == 0
+    assert new.read_text(encoding="utf-8") == (EVALS / "pilot.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("argv", [["demo"], ["demo", "build"], ["demo", "bulid"]])
 def test_usage_errors_exit_with_2(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as error:

@@ -70,6 +70,15 @@ def test_samples_are_all_different() -> None:
     assert len(set(asked)) == 100
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_larger_set_begins_with_the_smaller(task: Task, small: Path, tmp_path: Path) -> None:
+    write_heldout(tmp_path, SMALL | {task: 5})
+
+    larger, smaller = (pq.read_table(at / f"{task}.parquet") for at in (tmp_path, small))
+    assert larger.num_rows == 5
+    assert larger.slice(0, 3).equals(smaller)
+
+
 def test_changed_bytes_are_found(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "shape.parquet"
