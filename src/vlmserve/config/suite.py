@@ -3,10 +3,21 @@
 from collections import Counter
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vlmserve.config.base import StrictModel, load_config
 from vlmserve.errors import ConfigError
+
+
+# lm-eval's metrics that are fractions of samples, whatever the task.
+_FRACTIONS = frozenset({"acc", "acc_norm", "exact_match"})
+
+
+def _check_margin(margin: float, metric: str | None) -> None:
+    if metric in _FRACTIONS and margin >= 1.0:
+        raise ValueError(
+            f"{margin:g} is no margin for {metric}, which lies between 0 and 1; 8 points are 0.08"
+        )
 
 
 class SuiteTask(StrictModel):
@@ -21,12 +32,19 @@ class SuiteTask(StrictModel):
     filter: str | None = None
     """One of the task's filters; needed only where it has several."""
 
-    margin: float | None = Field(default=None, gt=0.0)
+    margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     """The largest drop that is acceptable, in units of the metric: 0.08 of an accuracy is 8 points.
     The gate's own when unset."""
 
     gate: bool = True
     """Whether the verdict rests on this task; otherwise it is only reported."""
+
+    @field_validator("margin")
+    @classmethod
+    def _margin_in_units(cls, margin: float | None, info: ValidationInfo) -> float | None:
+        if margin is not None:
+            _check_margin(margin, info.data.get("metric"))
+        return margin
 
 
 class GateConfig(StrictModel):
@@ -35,7 +53,7 @@ class GateConfig(StrictModel):
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
     """One minus the confidence of the intervals, and the chance of any false regression."""
 
-    margin: float = Field(default=0.02, gt=0.0)
+    margin: float = Field(default=0.02, gt=0.0, allow_inf_nan=False)
     """The largest acceptable drop, for tasks that name none."""
 
     max_failed_fraction: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -86,6 +104,16 @@ class SuiteConfig(StrictModel):
         if not any(entry.gate for entry in tasks):
             raise ValueError("no task has gate: true, so there is nothing to judge")
         return tasks
+
+    @model_validator(mode="after")
+    def _gate_margin_in_units(self) -> "SuiteConfig":
+        for entry in self.tasks:
+            if entry.margin is None:
+                try:
+                    _check_margin(self.gate.margin, entry.metric)
+                except ValueError as error:
+                    raise ValueError(f"gate.margin: {error} (task {entry.task})") from error
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "SuiteConfig":

@@ -1,6 +1,6 @@
 """Sets two runs of a task side by side, sample by sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,7 @@ class FailedSample:
 class Comparison:
     """One task on both sides.
 
-    The three results are oriented so that a lower number is worse: where the metric's lower values
-    are better, scores were negated first.
+    The three results are oriented so that a lower number is worse; see ``orientation``.
     """
 
     task: str
@@ -71,9 +70,30 @@ class Comparison:
     failures: tuple[FailedSample, ...]
 
     @property
+    def orientation(self) -> "Orientation":
+        """Turns the metric's scores into oriented ones, and those back."""
+        return orientation(higher_is_better=self.higher_is_better, in_points=self.in_points)
+
+    @property
     def n_failed(self) -> int:
         """Failures on the side that has more of them."""
         return max(self.n_failed_baseline, self.n_failed_candidate)
+
+
+Orientation = Callable[[float], float]
+
+
+def orientation(*, higher_is_better: bool, in_points: bool) -> Orientation:
+    """Choose how to turn scores so that a lower one is worse; the same turn leads back.
+
+    Where lower is better, scores between 0 and 1 become ``1 - score``, which keeps 0 and 1 what the
+    statistics of proportions know, and the scale; others are negated.
+    """
+    if higher_is_better:
+        return lambda score: score
+    if in_points:
+        return lambda score: 1.0 - score
+    return lambda score: -score
 
 
 def compare_task(
@@ -98,12 +118,18 @@ def compare_task(
     for records in (baseline, candidate):
         if [record.sample_id for record in records] != ids:
             raise ValueError(f"task {task.name}: the records are not of the task's samples")
-    sign = 1.0 if task.higher_is_better else -1.0
-    before = [_oriented(record, sign) for record in baseline]
-    after = [_oriented(record, sign) for record in candidate]
+    in_points = all(
+        0.0 <= record.outcome.score <= 1.0
+        for record in (*baseline, *candidate)
+        if isinstance(record.outcome, Scored)
+    )
+    turn = orientation(higher_is_better=task.higher_is_better, in_points=in_points)
+    before = [_oriented(record, turn) for record in baseline]
+    after = [_oriented(record, turn) for record in candidate]
+    # The worst and the best score that a failed sample could have had.
     known = [score for score in before + after if score is not None]
-    in_points = all(0.0 <= sign * score <= 1.0 for score in known)
-    worst, best = _extremes(known, sign, in_points=in_points)
+    worst, best = (0.0, 1.0) if in_points else (min(known), max(known))
+    sign = 1.0 if task.higher_is_better else -1.0
     flips = _flips(task.samples, baseline, candidate)
     pairs = worst_case = best_case = _compare_known(before, after, alpha)
     if None in before or None in after:
@@ -131,16 +157,9 @@ def compare_task(
     )
 
 
-def _oriented(record: SampleRecord, sign: float) -> float | None:
+def _oriented(record: SampleRecord, turn: Orientation) -> float | None:
     outcome = record.outcome
-    return sign * outcome.score if isinstance(outcome, Scored) else None
-
-
-def _extremes(known: Sequence[float], sign: float, *, in_points: bool) -> tuple[float, float]:
-    """The worst and the best score a failed sample could have had."""
-    if in_points:
-        return (0.0, 1.0) if sign > 0 else (-1.0, 0.0)
-    return min(known), max(known)
+    return turn(outcome.score) if isinstance(outcome, Scored) else None
 
 
 def _filled(scores: Sequence[float | None], stand_in: float) -> list[float | None]:

@@ -6,12 +6,17 @@ difference (candidate minus baseline):
 - **pass** if the interval's lower end is above -m: the task is no worse than m. No correction for
   the number of tasks is needed, since the suite passes only if every gated task does
   (R. L. Berger 1982, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24).
-- else **regression** if the upper end of a wider interval is below 0. The family are the k gated
-  tasks that do not pass, whatever their failures; Holm's procedure orders them by the level at
-  which their interval just touches 0 and gives them the levels alpha/k, alpha/(k-1), ..., alpha,
+- else **regression** if the upper end of a wider interval is below 0. The family are all k gated
+  tasks that have pairs, those that pass among them: a family of the tasks that did not pass would
+  be chosen by the outcome, and the levels too generous. Holm's procedure orders them by the level
+  at which their interval just touches 0 and gives them the levels alpha/k, alpha/(k-1), ..., alpha,
   stopping at the first whose interval of confidence ``1 - level`` reaches 0. So the chance that any
-  regression is claimed where there is none stays below alpha.
+  regression is claimed where there is none stays below alpha, as far as the intervals keep their
+  level.
 - else **inconclusive**.
+
+A margin of 1 or more is no margin for scores that all lie between 0 and 1: 8 was written for 8
+points, which are 0.08. Such a task is inconclusive.
 
 Failed samples are in no pair. A verdict counts only while they cannot have decided it: a task is
 inconclusive if more than ``max_failed_fraction`` of its samples failed on a side, or if its verdict
@@ -44,8 +49,9 @@ class TaskVerdict:
     """The verdict in words, with its margin or what stands in the way."""
 
     adjusted_level: float | None
-    """The level at which Holm's procedure would still claim a regression, in ``[0, 1]``; a
-    regression has one below alpha. ``None`` for tasks that pass, lack pairs or are not gated."""
+    """The level at which Holm's procedure would still call the task lower, in ``[0, 1]``: below
+    alpha it is lower beyond chance, which is a regression unless the drop is within the margin.
+    ``None`` for tasks that lack pairs or are not gated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +124,20 @@ class _Case:
 def _judge_results(
     results: Sequence[PairedResult | None], margins: Sequence[float], alpha: float
 ) -> list[_Case]:
+    family = [result.drop_level for result in results if result is not None]
+    levels = iter(holm_adjust(family))
     cases: list[_Case] = []
-    family: dict[int, float] = {}
-    for index, (result, margin) in enumerate(zip(results, margins, strict=True)):
-        passes = result is not None and result.lower > -margin
-        cases.append(_Case("pass" if passes else "inconclusive"))
-        if result is not None and not passes:
-            family[index] = result.drop_level
-    for index, level in zip(family, holm_adjust(list(family.values())), strict=True):
-        verdict: Verdict = "regression" if level < alpha else "inconclusive"
-        cases[index] = _Case(verdict, level, len(family))
+    for result, margin in zip(results, margins, strict=True):
+        if result is None:
+            cases.append(_Case("inconclusive"))
+            continue
+        level = next(levels)
+        verdict: Verdict = "inconclusive"
+        if result.lower > -margin:
+            verdict = "pass"
+        elif level < alpha:
+            verdict = "regression"
+        cases.append(_Case(verdict, level, len(family)))
     return cases
 
 
@@ -139,9 +149,12 @@ def _judge_task(
     gate: GateConfig,
 ) -> TaskVerdict:
     drop = describe_amount(margin, in_points=comparison.in_points)
+    if comparison.in_points and margin >= 1.0:
+        doubt = f"a margin of {margin:g} is the whole scale of 0 to 1; 8 points are 0.08"
+        return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)
     doubt = _failures_in_the_way(comparison, case, bounds, gate)
     if doubt is None and case.verdict == "pass":
-        return TaskVerdict("pass", f"pass (no worse than {drop})", None)
+        return TaskVerdict("pass", f"pass (no worse than {drop})", case.adjusted_level)
     if doubt is None and case.verdict == "regression":
         return TaskVerdict("regression", "regression (worse beyond chance)", case.adjusted_level)
     pairs = comparison.pairs
@@ -149,7 +162,7 @@ def _judge_task(
         n_needed = _n_needed(pairs, margin)
         doubt = f"a drop of {drop} is not ruled out; about {n_needed} samples might decide"
         if pairs.upper < 0:
-            doubt = f"worse by itself, but not beyond chance among {case.n_family} such tasks"
+            doubt = f"worse by itself, but not beyond chance among {case.n_family} gated tasks"
     return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from vlmserve.config.suite import GateConfig
@@ -73,6 +74,14 @@ def test_a_gain_that_is_not_sure_is_inconclusive_and_never_a_regression() -> Non
     assert verdict_of(pairs(1, 3, 12), margin=0.01) == "inconclusive"
 
 
+@pytest.mark.parametrize("result", [pairs(1, 1, 200), pairs(60, 2, 200)])
+def test_a_margin_of_the_whole_scale_judges_nothing(result: PairedResult) -> None:
+    judgement = judge([comparison(result)], [8.0], GATE)
+
+    assert judgement.verdict == "inconclusive"
+    assert "a margin of 8 is the whole scale of 0 to 1" in judgement.tasks[0].reason
+
+
 def test_no_pairs_are_inconclusive() -> None:
     judgement = judge([comparison(None)], [0.08], GATE)
 
@@ -80,8 +89,8 @@ def test_no_pairs_are_inconclusive() -> None:
     assert "fewer than 2 samples" in judgement.tasks[0].reason
 
 
-def test_holm_over_the_tasks_that_do_not_pass() -> None:
-    # Alone each of the middle ones would be a regression at 0.05; together only the first two.
+def test_holm_over_all_gated_tasks() -> None:
+    # Alone each of the first three would be a regression at 0.05; together only the first.
     results = [pairs(20, 2, 100), pairs(12, 2, 60), pairs(9, 2, 50), pairs(3, 2, 30)]
     levels = [result.drop_level for result in results]
     assert [verdict_of(result) for result in results] == ["regression"] * 3 + ["inconclusive"]
@@ -90,13 +99,42 @@ def test_holm_over_the_tasks_that_do_not_pass() -> None:
     judgement = judge([comparison(result) for result in passing + results], [0.08] * 9, GATE)
     names = [task.verdict for task in judgement.tasks]
 
-    # The family is the four; with nine in it the second would not be claimed.
-    assert 9 * levels[1] > 0.05 > 3 * levels[1]
-    assert 2 * levels[2] > 0.05 > levels[2]
-    assert names == ["pass"] * 5 + ["regression", "regression", "inconclusive", "inconclusive"]
-    assert [task.adjusted_level for task in judgement.tasks[5:]] == holm_adjust(levels)
-    assert all(task.adjusted_level is None for task in judgement.tasks[:5])
-    assert "worse by itself, but not beyond chance among 4 such tasks" in judgement.tasks[7].reason
+    # Among the four that do not pass, the second would be claimed; that family is the outcome's.
+    assert 8 * levels[1] > 0.05 > 3 * levels[1]
+    assert names == ["pass"] * 5 + ["regression", *["inconclusive"] * 3]
+    expected = holm_adjust([result.drop_level for result in passing + results])
+    assert [task.adjusted_level for task in judgement.tasks] == expected
+    assert "worse by itself, but not beyond chance among 9 gated" in judgement.tasks[7].reason
+
+
+def test_a_task_without_pairs_is_in_no_family() -> None:
+    result = pairs(9, 2, 50)
+    tasks = judge([comparison(result), comparison(None)], [0.08] * 2, GATE).tasks
+
+    assert [task.verdict for task in tasks] == ["regression", "inconclusive"]
+    assert [task.adjusted_level for task in tasks] == [result.drop_level, None]
+
+
+@pytest.mark.parametrize(("n_tasks", "n_suites"), [(8, 1000), (20, 500)])
+def test_suites_without_any_loss_rarely_show_a_regression(n_tasks: int, n_suites: int) -> None:
+    # Answers differ on one sample in ten, in either direction alike: whatever is claimed is false.
+    n, differing = 200, 0.10
+    random = np.random.default_rng(20260109)
+    known: dict[tuple[int, int], Comparison] = {}
+
+    def draw() -> Comparison:
+        regressed, improved, _ = random.multinomial(n, [differing / 2, differing / 2, 1])
+        key = (int(regressed), int(improved))
+        if key not in known:
+            known[key] = comparison(pairs(*key, n))
+        return known[key]
+
+    false_claims = sum(
+        judge([draw() for _ in range(n_tasks)], [0.08] * n_tasks, GATE).verdict == "regression"
+        for _ in range(n_suites)
+    )
+
+    assert false_claims <= GATE.alpha * n_suites
 
 
 def test_the_adjusted_level_is_that_of_the_wider_interval() -> None:
@@ -171,14 +209,17 @@ def test_failures_that_could_undo_a_regression_are_inconclusive() -> None:
 
 
 def test_failures_of_another_task_may_cast_doubt_through_holm() -> None:
-    # Sure alone, and not in a family of two.
+    # In a family of two the first is sure only while the other's small loss is surer still.
     sound = pairs(9, 2, 50)
     assert 0.05 > sound.drop_level > 0.025
-    other = comparison(pairs(1, 1, 120), worst=pairs(5, 1, 120), failed=(0, 2))
-    assert (verdict_of(other.pairs), verdict_of(other.worst_case)) == ("pass", "inconclusive")
+    small_loss, no_loss = pairs(14, 2, 600), pairs(8, 6, 600)
+    assert small_loss.drop_level < 0.025 < no_loss.drop_level
+    other = comparison(small_loss, best=no_loss, failed=(6, 0))
 
+    first, second = judge([comparison(sound), comparison(small_loss)], [0.08, 0.08], GATE).tasks
+    assert (first.verdict, second.verdict) == ("regression", "pass")
     first, second = judge([comparison(sound), other], [0.08, 0.08], GATE).tasks
-    assert (first.verdict, second.verdict) == ("inconclusive", "inconclusive")
+    assert (first.verdict, second.verdict) == ("inconclusive", "pass")
     assert "failed samples of other tasks could change the verdict" in first.reason
 
 

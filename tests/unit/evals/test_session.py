@@ -17,6 +17,7 @@ from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.json_report import EvalReport, write_report
 from vlmserve.evals.session import EngineSource, Session, Side
+from vlmserve.evals.statistics import compare_pairs, tango_interval
 from vlmserve.evals.store import AnswerStore
 
 Answer = Callable[[GenerationRequest], str]
@@ -325,6 +326,64 @@ def test_metrics_whose_lower_values_are_better_turn_around(
     better = session.evaluate(lab.side("new", by_number(2)), lab.side("old", by_number(0)))
     assert better.verdict == "pass"
     assert "no worse than 0.5" in better.tasks[0].reason
+
+
+@pytest.fixture
+def misses(suites: Any, store: AnswerStore) -> Session:
+    """Sixty samples scored by ``error``, 0 or 1 or a number between, whose low values are good."""
+    suites.folder.joinpath("judge.py").write_text(
+        "def judge(doc, results):\n    return {'error': float(results[0])}\n"
+    )
+    suites.task(
+        "misses",
+        [suites.row(f"Say {number}.", "0") for number in range(60)],
+        process_results="!function judge.judge",
+        metric_list=[{"metric": "error", "aggregation": "mean", "higher_is_better": False}],
+        doc_to_image=None,
+    )
+    suite = suites.load({"task": "misses", "metric": "error", "margin": 0.08})
+    return Session(suite, load_tasks(suite), store, "run")
+
+
+def error_below(count: int, amount: str) -> Answer:
+    def answer(request: GenerationRequest) -> str:
+        part = request.messages[-1].parts[0]
+        assert isinstance(part, TextPart)
+        return amount if int(part.text[4:-1]) < count else "0"
+
+    return answer
+
+
+def test_errors_of_zero_and_one_are_proportions_too(misses: Session, lab: Lab) -> None:
+    report = misses.evaluate(
+        lab.side("old", error_below(3, "1")), lab.side("new", error_below(15, "1"))
+    )
+    (task,) = report.tasks
+    lower, upper = tango_interval(12, 0, 60)
+
+    assert task.method == "matched proportions"
+    assert task.verdict == "regression"
+    assert (task.baseline, task.candidate) == (pytest.approx(3 / 60), pytest.approx(15 / 60))
+    assert task.difference == pytest.approx(12 / 60)
+    assert (task.lower, task.upper) == (pytest.approx(-upper), pytest.approx(-lower))
+    assert len(task.flips.regressed) == 12
+
+
+def test_errors_between_zero_and_one_keep_the_fixed_scale(misses: Session, lab: Lab) -> None:
+    report = misses.evaluate(
+        lab.side("old", error_below(3, "0.25")), lab.side("new", error_below(15, "0.25"))
+    )
+    (task,) = report.tasks
+    # What the same answers give where the metric counts successes.
+    mirrored = compare_pairs(
+        [0.75] * 3 + [1.0] * 57, [0.75] * 15 + [1.0] * 45, alpha=misses.suite.gate.alpha
+    )
+
+    assert (task.baseline, task.candidate) == (pytest.approx(0.0125), pytest.approx(0.0625))
+    assert (task.lower, task.upper) == (
+        pytest.approx(-mirrored.upper),
+        pytest.approx(-mirrored.lower),
+    )
 
 
 def test_failures_are_filled_with_the_worst_and_the_best_score(

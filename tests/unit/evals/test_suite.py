@@ -40,6 +40,25 @@ def write(tmp_path: Path, text: str) -> Path:
             "name: s\ntasks:\n- task: a\n  metric: m\n  margin: -0.1\n",
             r"suite\.yaml:5: tasks\.0\.margin: .*greater than 0",
         ),
+        *(
+            (
+                f"name: s\ntasks:\n- task: a\n  metric: m\n  margin: {margin}\n",
+                r"suite\.yaml:5: tasks\.0\.margin: .*finite",
+            )
+            for margin in (".inf", ".nan")
+        ),
+        (
+            "name: s\ngate:\n  margin: .inf\ntasks: [{task: a, metric: m}]\n",
+            r"suite\.yaml:3: gate\.margin: .*finite",
+        ),
+        (
+            "name: s\ntasks:\n- task: a\n  metric: exact_match\n  margin: 8\n",
+            r"suite\.yaml:5: tasks\.0\.margin: 8 is no margin for exact_match.*8 points are 0\.08",
+        ),
+        (
+            "name: s\ngate: {margin: 8}\ntasks: [{task: a, metric: acc}]\n",
+            r"suite\.yaml:1: .*gate\.margin: 8 is no margin for acc",
+        ),
         (
             "name: s\ngate:\n  alpha: 1\ntasks: [{task: a, metric: m}]\n",
             r"suite\.yaml:3: gate\.alpha",
@@ -70,6 +89,13 @@ def test_a_task_without_a_margin_takes_the_gates(tmp_path: Path) -> None:
 
     assert [suite.margin_of(entry) for entry in suite.tasks] == [0.05, 0.1]
     assert all(entry.gate for entry in suite.tasks)
+
+
+def test_metrics_in_other_units_may_have_large_margins(tmp_path: Path) -> None:
+    text = "name: s\ntasks: [{task: a, metric: bleu, margin: 1.5}]\n"
+    (entry,) = load_suite(write(tmp_path, text)).tasks
+
+    assert entry.margin == 1.5
 
 
 def test_a_slip_of_the_pen_is_answered_at_once(suites: Any, colors: Any) -> None:

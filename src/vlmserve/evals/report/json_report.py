@@ -101,7 +101,8 @@ class TaskReport(Value):
     """Two-sided, of no difference; not adjusted for the number of tasks."""
 
     adjusted_level: float | None
-    """See ``vlmserve.evals.gate``: a regression has one below ``gate.alpha``."""
+    """Holm's level of a drop over all gated tasks, see ``vlmserve.evals.gate``: a regression has
+    one below ``gate.alpha``."""
 
     flips: FlipsReport
     failures: tuple[FailureReport, ...]
@@ -112,7 +113,7 @@ class SideReport(Value):
 
     name: str
     fingerprint: str
-    """Of the checkpoint's content; for an endpoint that states none, its address."""
+    """Of the checkpoint's content; for an endpoint, its address and the run."""
 
     settings: dict[str, Any]
     """The engine's settings and the versions of what answered."""
@@ -192,6 +193,7 @@ def _task_report(
     # Results are oriented so that lower is worse; the report speaks the metric's own language.
     sign = 1.0 if comparison.higher_is_better else -1.0
     ends = None if pairs is None else sorted((sign * pairs.lower, sign * pairs.upper))
+    turn = comparison.orientation
     return TaskReport(
         task=task.name,
         metric=task.metric,
@@ -208,8 +210,8 @@ def _task_report(
         n_cut_baseline=comparison.n_cut_baseline,
         n_cut_candidate=comparison.n_cut_candidate,
         method=None if pairs is None else pairs.method,
-        baseline=None if pairs is None else sign * pairs.baseline,
-        candidate=None if pairs is None else sign * pairs.candidate,
+        baseline=None if pairs is None else turn(pairs.baseline),
+        candidate=None if pairs is None else turn(pairs.candidate),
         difference=None if pairs is None else sign * pairs.difference,
         lower=None if ends is None else ends[0],
         upper=None if ends is None else ends[1],
