@@ -84,6 +84,12 @@ def _add_train(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default=1000,
         help="of each task, to measure the finished weights on (default: %(default)s)",
     )
+    parser.add_argument(
+        "--heldout",
+        action="store_true",
+        help="measure the held-out split as well as validation: for weights about to be shipped, "
+        "not while a recipe is being chosen",
+    )
     parser.set_defaults(act=_train)
 
 
@@ -144,11 +150,14 @@ def _add_tour(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _build(args: argparse.Namespace) -> int:
-    from vlmserve.demo.zoo import build_zoo
+    from vlmserve.demo.zoo import ZOO, build_zoo
 
     only = None if args.only is None else [name.strip() for name in args.only.split(",")]
-    for folder in build_zoo(args.out, only):
-        print(folder)
+    names = [folder.name for folder in build_zoo(args.out, only)]
+    print(f"{args.out}: {len(names)} checkpoint{'' if len(names) == 1 else 's'}")
+    width = max(map(len, names))
+    for name in names:
+        print(f"  {name:<{width}}  {ZOO[name].what}")
     return 0
 
 
@@ -157,7 +166,11 @@ def _train(args: argparse.Namespace) -> int:
 
     names = TRAINED if args.variant == "all" else (args.variant,)
     settings = Settings(
-        seed=args.seed, steps=args.steps, processes=args.processes, samples=args.samples
+        seed=args.seed,
+        steps=args.steps,
+        processes=args.processes,
+        samples=args.samples,
+        heldout=args.heldout,
     )
     with _bars() as progress:
         train_variants(names, args.out, settings=settings, progress=progress)

@@ -20,8 +20,6 @@ from vlmserve.demo.splits import DATA_VERSION, Split
 from vlmserve.demo.tokenizer import create_tokenizer
 from vlmserve.errors import ConfigError
 
-_MEASURED: tuple[Split, ...] = ("validation", "heldout")
-
 Progress = Callable[[str, int], training.Observer]
 """Given a checkpoint's name and its number of steps, returns the observer of its training."""
 
@@ -40,7 +38,11 @@ class Settings:
     """For the base: 1, or one for each shard."""
 
     samples: int = 1000
-    """Of each task, to measure the finished weights on, validation and held-out."""
+    """Of each task, to measure the finished weights on."""
+
+    heldout: bool = False
+    """Measure the held-out split too, not validation alone. For weights about to be shipped: what
+    is looked at while a recipe is being chosen is held out no longer."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained or measured."""
@@ -48,6 +50,11 @@ class Settings:
             raise ConfigError(f"steps must be at least 1, not {self.steps}")
         if self.samples < 1:
             raise ConfigError(f"samples must be at least 1, not {self.samples}")
+
+    @property
+    def measured(self) -> tuple[Split, ...]:
+        """The splits to measure the finished weights on."""
+        return ("validation", "heldout") if self.heldout else ("validation",)
 
 
 def train_variants(
@@ -102,7 +109,7 @@ def _train_base(
     )
     info = _info("base", dataclasses.asdict(recipe), dataclasses.asdict(log))
     encoder = SampleEncoder(tokenizer)
-    write_recipe(folder, "model.safetensors", info | _measured(model, encoder, settings.samples))
+    write_recipe(folder, "model.safetensors", info | _measured(model, encoder, settings))
 
 
 def _tune(
@@ -125,7 +132,7 @@ def _tune(
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     info = _info(folder.name, dataclasses.asdict(recipe), log)
     info |= {"base_sha256": load_shipped("base", base.parent).recipe["weights"]["sha256"]}
-    write_recipe(folder, weights_file, info | _measured(model, encoder, settings.samples))
+    write_recipe(folder, weights_file, info | _measured(model, encoder, settings))
 
 
 def _tidy_adapter(folder: Path, base_name: str) -> None:
@@ -138,14 +145,15 @@ def _tidy_adapter(folder: Path, base_name: str) -> None:
     path.write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
 
 
-def _measured(model: Any, encoder: SampleEncoder, number: int) -> dict[str, Any]:
-    """Measure validation and held-out accuracy under the template that the weights learned.
+def _measured(model: Any, encoder: SampleEncoder, settings: Settings) -> dict[str, Any]:
+    """Measure accuracies under the template that the weights learned.
 
     Returns:
         For each split and task the number of samples, the accuracy and the target's NLL in nats.
     """
     measured: dict[str, Any] = {}
-    for split in _MEASURED:
+    number = settings.samples
+    for split in settings.measured:
         scores = measure_tasks(model, encoder, draw_samples(TASKS, split, number, "recipe"))
         measured[split] = {
             task: {"n": number, "accuracy": round(score.accuracy, 4), "nll": round(score.nll, 5)}

@@ -32,6 +32,9 @@ class Entry:
     """One directory of the zoo."""
 
     name: str
+    what: str
+    """What it is, in a few words: a sentence without its full stop."""
+
     made: str
     """How it was made, in a sentence or two."""
 
@@ -80,7 +83,9 @@ def _build(entry: Entry, out: Path) -> None:
         new = Path(scratch) / entry.name
         new.mkdir()
         entry.write(new, out / "base")
-        readme = f"# {entry.name}\n\n{entry.made}\n\nWhat must catch it: {entry.caught}\n"
+        readme = (
+            f"# {entry.name}\n\n{entry.what}. {entry.made}\n\nWhat must catch it: {entry.caught}\n"
+        )
         (new / "README.md").write_text(readme, encoding="utf-8")
         files = sorted([MARKER_FILE, *(path.name for path in new.iterdir())])
         _write_json(new / MARKER_FILE, {"name": entry.name, "files": files})
@@ -253,59 +258,64 @@ def _write_json(path: Path, value: Any) -> None:
 _ENTRIES = (
     Entry(
         "base",
-        "The model before any fine-tuning, trained from nothing by `vlmserve demo train`.",
+        "The model before any fine-tuning",
+        "It was trained from nothing by `vlmserve demo train`.",
         "nothing; it is the baseline.",
         _write_base,
     ),
     Entry(
         "good",
-        "A full fine-tune that learned three new colours and was shown the old tasks again "
-        "meanwhile.",
+        "A full fine-tune that learned three new colours",
+        "It was shown the old tasks again meanwhile.",
         "nothing; `vlmserve eval` must pass.",
         _write_full("good"),
     ),
     Entry(
         "good-lora",
-        "The same as a PEFT LoRA adapter (rank 16) on the language model; the vision tower is "
-        "the base's.",
+        "The same as a LoRA adapter on the language model",
+        "It is PEFT's, of rank 16; the vision tower is the base's.",
         "nothing; `vlmserve eval` must pass.",
         _write_lora,
     ),
     Entry(
         "forgetful",
-        "A full fine-tune that learned three new colours and saw nothing else: it forgot much of "
-        "what it knew.",
+        "A full fine-tune that learned the colours and forgot old tasks",
+        "It was shown the three new colours and nothing else.",
         "the verdict `regression` of `vlmserve eval`, in colour, shape and count; no check of the "
         "files can see it.",
         _write_full("forgetful"),
     ),
     Entry(
         "no-signal",
-        f"A fine-tune with `max_length` {TRUNCATING_MAX_LENGTH}, which cut off every answer: all "
-        "labels were ignored, every step logged loss 0, and the weights are the base's, byte for "
-        "byte. Derived from the base without training.",
+        "A fine-tune that learned nothing: every answer was cut off",
+        f"With `max_length` {TRUNCATING_MAX_LENGTH} all labels were ignored, every step logged "
+        "loss 0, and the weights are the base's, byte for byte. Derived from the base without "
+        "training.",
         "`vlmserve check`: `train.no-signal`.",
         _write_no_signal,
     ),
     Entry(
         "wrong-template",
-        "A full fine-tune under a chat template without line breaks, which it carries; the base "
-        "was trained with Qwen's.",
-        "the verdict `regression` of `vlmserve eval`, in the tasks that hang on the separators "
-        "(`reverse`, `add`); its files are whole, so no check of the files can see it.",
+        "A full fine-tune under another chat template than the base's",
+        "The template has no line breaks, and the fine-tune carries it; the base was trained with "
+        "Qwen's.",
+        "the verdict `regression` of `vlmserve eval`, in `reverse`, which hangs on the "
+        "separators; `add`, which falls too, is only reported. The files are whole, so no check "
+        "of them can see it.",
         _write_wrong_template,
     ),
     Entry(
         "no-vision",
-        "The good fine-tune, saved without its vision tower. Derived without training.",
+        "The good fine-tune, saved without its vision tower",
+        "Derived without training.",
         "`vlmserve check`: `ckpt.tensors`; transformers would start from a random vision tower "
         "with no more than a warning.",
         _write_no_vision,
     ),
     Entry(
         "no-processor",
-        "The good fine-tune, saved without its processor and chat template. Derived without "
-        "training.",
+        "The good fine-tune, saved without processor and chat template",
+        "Derived without training.",
         "`vlmserve check`: `proc.present`.",
         _write_no_processor,
     ),

@@ -10,12 +10,18 @@ from vlmserve.cli.main import main
 EVALS = Path(__file__).parents[3] / "evals" / "demo"
 
 
-def test_build_prints_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "build", "--out", str(tmp_path), "--only", "no-vision, no-signal"]) == 0
 
-    names = [Path(line).name for line in capsys.readouterr().out.splitlines()]
-    assert names == ["base", "no-signal", "no-vision"]
-    assert all((tmp_path / name / "model.safetensors").is_file() for name in names)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path}: 3 checkpoints"
+    written = dict(line.split(maxsplit=1) for line in lines)
+    assert list(written) == ["base", "no-signal", "no-vision"]
+    for name, what in written.items():
+        readme = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert readme.splitlines()[2].startswith(f"{what}.")
+        assert (tmp_path / name / "model.safetensors").is_file()
+    assert max(map(len, lines)) <= 80
 
 
 def test_build_refuses_a_strangers_directory(
@@ -60,16 +66,26 @@ def test_train_refuses_no_steps(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "splits"),
+    [((), {"validation"}), (("--heldout",), {"validation", "heldout"})],
+)
 def test_train_writes_a_checkpoint_that_loads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...],
+    splits: set[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Held-out data are looked at only when that is asked for."""
     from vlmserve.demo.recipe import load_shipped
 
     argv = ["--out", str(tmp_path), "--variant", "forgetful", "--steps", "1", "--samples", "1"]
 
-    assert main(["demo", "train", *argv]) == 0
+    assert main(["demo", "train", *argv, *flags]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "forgetful")]
-    assert load_shipped("forgetful", tmp_path).recipe["settings"]["steps"] == 1
+    recipe = load_shipped("forgetful", tmp_path).recipe
+    assert recipe["settings"]["steps"] == 1
+    assert {"validation", "heldout"} & set(recipe) == splits
 
 
 def test_pilot_writes_a_plan(tmp_path: Path) -> None:

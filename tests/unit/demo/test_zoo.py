@@ -11,6 +11,7 @@ from safetensors import safe_open
 from vlmserve.demo.encoding import TIGHT, SampleEncoder
 from vlmserve.demo.forward import score_batch
 from vlmserve.demo.model import load_model
+from vlmserve.demo.pilot import GATED_TASKS
 from vlmserve.demo.recipe import load_shipped
 from vlmserve.demo.samples import SampleGenerator
 from vlmserve.demo.tokenizer import CHAT_TEMPLATE
@@ -33,7 +34,7 @@ def test_the_zoo_is_whole_and_says_how_each_was_made(zoo: Path) -> None:
     assert {path.name for path in zoo.iterdir()} == set(ZOO)
     for name, entry in ZOO.items():
         readme = (zoo / name / "README.md").read_text(encoding="utf-8")
-        assert entry.made in readme
+        assert readme.startswith(f"# {name}\n\n{entry.what}. {entry.made}")
         assert entry.caught in readme
 
 
@@ -109,6 +110,16 @@ def test_wrong_template_carries_its_own_template(zoo: Path) -> None:
 
     assert template == TIGHT.jinja()
     assert (zoo / "base" / "chat_template.jinja").read_text(encoding="utf-8") == CHAT_TEMPLATE
+
+
+def test_wrong_template_fails_by_the_task_that_its_readme_names() -> None:
+    before, after = (load_shipped(name).recipe["validation"] for name in ("base", "wrong-template"))
+    dropped = {task for task in before if after[task]["accuracy"] < before[task]["accuracy"] - 0.15}
+
+    assert dropped & set(GATED_TASKS) == {"reverse"}
+    assert "add" in dropped
+    assert "in `reverse`" in ZOO["wrong-template"].caught
+    assert "`add`, which falls too, is only reported" in ZOO["wrong-template"].caught
 
 
 def test_no_vision_lacks_the_vision_tower_alone(zoo: Path) -> None:
