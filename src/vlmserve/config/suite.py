@@ -8,7 +8,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from vlmserve.config.base import StrictModel, load_config
 from vlmserve.errors import ConfigError
 
-
 # lm-eval's metrics that are fractions of samples, whatever the task.
 _FRACTIONS = frozenset({"acc", "acc_norm", "exact_match"})
 
@@ -66,7 +65,7 @@ class SamplingConfig(StrictModel):
     What is unset is as the task's file says, which is greedy unless it says otherwise.
     """
 
-    temperature: float | None = Field(default=None, ge=0.0)
+    temperature: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     """0 is greedy."""
 
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)

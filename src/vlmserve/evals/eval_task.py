@@ -24,6 +24,10 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_FAULTS_SHOWN = 5
 
+# The examples of a few-shot prompt are drawn with it: the same for both sides and for every run,
+# or no answer would be found in the store again. The number is lm-eval's own default.
+_FEWSHOT_SEED = 1234
+
 
 class EvalTask:
     """One task of a suite, ready to be asked and scored."""
@@ -60,21 +64,41 @@ class EvalTask:
             answers: Completion texts by sample id; samples that are not in it are left out.
 
         Returns:
-            The outcome of each answer; a metric that raises or gives no finite number is a
-            failure of that sample.
-
-        Raises:
-            ConfigError: A filter of the task raises.
+            The outcome of each answer; a filter or a metric that raises, or gives no finite
+            number, is a failure of that sample.
         """
         try:
             self._filter_answers([answers.get(sample.sample_id, "") for sample in self.samples])
-        except Exception as error:
-            raise ConfigError(f"task {self.name}: filter_list: {error_reason(error)}") from error
+        except Exception as error:  # noqa: BLE001 - whatever a filter raises on a model's words
+            _LOG.warning(
+                "task %s: a filter raised (%s); each answer is filtered by itself",
+                self.name,
+                error_reason(error),
+            )
+            refused = self._filter_one_by_one(answers)
+        else:
+            refused = {}
         return {
-            sample.sample_id: self._score_one(instance)
+            sample.sample_id: refused.get(sample.sample_id) or self._score_one(instance)
             for sample, instance in zip(self.samples, self._task.instances, strict=True)
             if sample.sample_id in answers
         }
+
+    def _filter_one_by_one(self, answers: Mapping[str, str]) -> dict[str, Failed]:
+        """Filter the answers, and find those that the filter takes offence at."""
+        (chosen,) = (ensemble for ensemble in self._task._filters if ensemble.name == self._filter)
+        refused = {}
+        for sample, instance in zip(self.samples, self._task.instances, strict=True):
+            if sample.sample_id not in answers:
+                continue
+            instance.filtered_resps = {}
+            try:
+                chosen.apply([instance])
+            except Exception as error:  # noqa: BLE001 - as above
+                refused[sample.sample_id] = Failed(
+                    error_type="FilterError", message=f"{self._filter}: {error_reason(error)}"
+                )
+        return refused
 
     def _filter_answers(self, texts: Sequence[str]) -> None:
         for text, instance in zip(texts, self._task.instances, strict=True):
@@ -83,6 +107,8 @@ class EvalTask:
         self._task.apply_filters()
 
     def _score_one(self, instance: Any) -> Scored | Failed:
+        if self._filter not in instance.filtered_resps:
+            return Failed(error_type="FilterError", message=f"{self._filter}: gave no answer")
         answer = instance.filtered_resps[self._filter]
         try:
             results = self._task.process_results(instance.doc, [answer])
@@ -145,6 +171,7 @@ def _load(entry: SuiteTask, source: TaskSource, suite: SuiteConfig, limit: int |
         _check_task(task)
         params = sampling_params(task.config.generation_kwargs or {}, suite.sampling)
         with as_config_error():
+            task.set_fewshot_seed(_FEWSHOT_SEED)
             task.build_all_requests(
                 limit=limit,
                 apply_chat_template=True,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vlmserve.chat import Completion
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
-from vlmserve.errors import EngineError
+from vlmserve.errors import EngineError, MediaError
 from vlmserve.evals.records import Failed, SampleRecord, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import Answerer, AnswerStore
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 class AnswerListener(Protocol):
     """Hears of answers as they arrive; what a progress bar needs."""
+
+    def loading(self, name: str) -> None:
+        """An engine for the sides of this name is about to be started, which may take minutes."""
+        ...
 
     def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
         """``n_requests`` are going to be sent; ``n_reused`` answers were kept from before."""
@@ -29,6 +33,9 @@ class AnswerListener(Protocol):
 
 class SilentListener:
     """Hears nothing."""
+
+    def loading(self, name: str) -> None:
+        """Do nothing."""
 
     def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
         """Do nothing."""
@@ -105,7 +112,7 @@ def run_side(
     Raises:
         EngineError: The engine is gone, or did not give one result for each request.
     """
-    for result in engine.generate(_requests(run, model)):
+    for result in engine.generate(_requests(run, model, listener)):
         if result.request_id not in run.pending:
             raise EngineError(
                 f"the engine answered a request that was not open: {result.request_id}"
@@ -117,9 +124,17 @@ def run_side(
         raise EngineError(f"the engine gave no result for {len(run.pending)} requests")
 
 
-def _requests(run: SideRun, model: str) -> Iterator[GenerationRequest]:
+def _requests(run: SideRun, model: str, listener: AnswerListener) -> Iterator[GenerationRequest]:
     for sample in list(run.pending.values()):
-        request = sample.request(model)
+        try:
+            request = sample.request(model)
+        except MediaError as error:
+            # The file has vanished or changed since the task was loaded.
+            digest = sample.request_digest
+            run.failures[digest] = Failed(error_type=type(error).__name__, message=error.message)
+            del run.pending[digest]
+            listener.answered(run.side, failed=True)
+            continue
         run.n_requests_sent += 1
         yield request
 

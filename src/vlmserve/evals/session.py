@@ -148,6 +148,7 @@ def _answer(sides: Mapping[SideName, Side], session: Session) -> dict[SideName, 
             for name in sharing:
                 listener.started(name, 0, runs[name].n_reused)
             continue
+        listener.loading(" and ".join(sides[name].name for name in sharing))
         with source.open() as engine:
             for name in sharing:
                 # Again: a side that asks exactly what the other did finds the other's answers.

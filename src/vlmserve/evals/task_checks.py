@@ -5,9 +5,11 @@ and ignores sampling settings it does not know. Here each of these is refused by
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from vlmserve.chat import SamplingParams
 from vlmserve.config.suite import SamplingConfig
@@ -21,6 +23,33 @@ _TEMPLATE_MARKS = ("{{", "{%")
 
 _STOP_KEYS = ("until", "stop")
 _MAX_TOKENS_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens")
+
+
+def check_shapes(config: Mapping[str, Any]) -> None:
+    """Refuse a task's settings that are not built as lm-eval takes them for granted.
+
+    Args:
+        config: The task's file.
+
+    Raises:
+        ConfigError: A list is no list, an entry lacks what it must have, or a setting of
+            ``generation_kwargs`` is unknown or has a bad value; the message names the field.
+    """
+    if (kwargs := config.get("generation_kwargs")) is not None:
+        if not isinstance(kwargs, Mapping):
+            raise ConfigError(f"generation_kwargs: {_not(kwargs, 'a mapping')}")
+        sampling_params(kwargs, SamplingConfig())
+    for index, metric in enumerate(_entries(config, "metric_list")):
+        if not (isinstance(metric, Mapping) and "metric" in metric):
+            raise ConfigError(f"metric_list.{index}: {_not(metric, 'a mapping with `metric`')}")
+    for index, filter_ in enumerate(_entries(config, "filter_list")):
+        if not (isinstance(filter_, Mapping) and isinstance(filter_.get("name"), str)):
+            raise ConfigError(f"filter_list.{index}: {_not(filter_, 'a mapping with `name`')}")
+        steps = _list(filter_.get("filter"), f"filter_list.{index}.filter")
+        for number, step in enumerate(steps):
+            if not (isinstance(step, Mapping) and "function" in step):
+                field = f"filter_list.{index}.filter.{number}"
+                raise ConfigError(f"{field}: {_not(step, 'a mapping with `function`')}")
 
 
 def resolve_data_files(
@@ -81,23 +110,57 @@ def sampling_params(generation_kwargs: Mapping[str, Any], suite: SamplingConfig)
         ConfigError: A setting is unknown, so it would have been ignored, or has a bad value.
     """
     left = dict(generation_kwargs)
-    stop = next((left.pop(key) for key in _STOP_KEYS if key in left), None) or ()
-    given: dict[str, Any] = {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-    for key in _MAX_TOKENS_KEYS:
-        if key in left:
-            given["max_tokens"] = left.pop(key)
+    given: dict[str, Any] = {}
+    # What the task's file calls each parameter, for messages.
+    spelled: dict[str, str] = {}
+    for parameter, keys in (("stop", _STOP_KEYS), ("max_tokens", _MAX_TOKENS_KEYS)):
+        for key in keys:
+            if key in left:
+                given[parameter], spelled[parameter] = left.pop(key), key
+    given["stop"] = _stop_strings(given.get("stop"), spelled.get("stop", ""))
     do_sample = left.pop("do_sample", None)
+    if do_sample is not None and not isinstance(do_sample, bool):
+        raise ConfigError(f"generation_kwargs.do_sample: {_not(do_sample, 'true or false')}")
     given.update({key: left.pop(key) for key in ("temperature", "top_p", "seed") if key in left})
     if do_sample is not None:
         # As in transformers: without sampling the temperature is not used, with it 1 is usual.
         given["temperature"] = given.get("temperature", 1.0) if do_sample else 0.0
     if left:
-        raise ConfigError(f"generation_kwargs: unknown setting {', '.join(sorted(left))}")
+        raise ConfigError(f"generation_kwargs: unknown setting {', '.join(sorted(map(str, left)))}")
     given.update(suite.model_dump(exclude_none=True))
     try:
         return SamplingParams(**given)
-    except ValueError as error:
-        raise ConfigError(f"generation_kwargs: {error}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        parameter = str(fault["loc"][0])
+        field = spelled.get(parameter, parameter)
+        raise ConfigError(
+            f"generation_kwargs.{field}: {fault['msg']}, got {fault['input']!r}"
+        ) from error
+
+
+def _stop_strings(value: Any, key: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, list | tuple) or not all(isinstance(one, str) for one in strings):
+        raise ConfigError(f"generation_kwargs.{key}: {_not(value, 'a string or a list of them')}")
+    return tuple(strings)
+
+
+def _entries(config: Mapping[str, Any], field: str) -> Sequence[Any]:
+    value = config.get(field)
+    return () if value is None else _list(value, field)
+
+
+def _list(value: Any, field: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{field}: {_not(value, 'a list')}")
+    return value
+
+
+def _not(value: Any, expected: str) -> str:
+    return f"{expected} is expected, got {value!r}"
 
 
 def _resolve(files: Any, folder: Path) -> Any:

@@ -15,7 +15,7 @@ import yaml
 from typing_extensions import override
 
 from vlmserve.errors import ConfigError, VlmserveError
-from vlmserve.evals.task_checks import resolve_data_files
+from vlmserve.evals.task_checks import check_shapes, resolve_data_files
 from vlmserve.evals.task_files import TaskFiles
 from vlmserve.platform import cure_torch_extensions
 
@@ -118,6 +118,7 @@ class _HeldOutTask(ConfigurableTask):  # type: ignore[misc]
     folder: Path
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        check_shapes(config)
         _check_metrics(config)
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 

@@ -215,6 +215,24 @@ def test_few_shot_examples_are_turns(suites: Any) -> None:
     assert sample.question == "3 + 3"
 
 
+def test_the_same_few_shot_examples_are_drawn_every_time(suites: Any) -> None:
+    shots = [suites.row(f"{number} + {number}", str(2 * number)) for number in range(20)]
+    suites.parquet("shots.parquet", shots)
+    suites.task(
+        "sums",
+        [suites.row(f"{number} + 1", "x") for number in range(5)],
+        dataset_kwargs={"data_files": {"train": "shots.parquet", "test": "sums.parquet"}},
+        test_split="test",
+        fewshot_split="train",
+        num_fewshot=3,
+    )
+    first, second = (
+        [sample.request_digest for sample in load_one(suites, "sums").samples] for _ in range(2)
+    )
+
+    assert first == second
+
+
 def test_sampling_is_the_tasks_unless_the_suite_says_otherwise(suites: Any, colors: Any) -> None:
     suites.task(
         "color",
@@ -273,6 +291,29 @@ def test_a_metric_that_raises_fails_its_sample_alone(suites: Any) -> None:
     assert not task.higher_is_better
 
 
+def test_a_filter_that_raises_fails_its_sample_alone(
+    suites: Any, colors: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The second word: an IndexError in lm-eval's filter where there is one only.
+    second = {"function": "regex", "regex_pattern": r"(\w+)", "group_select": 1}
+    steps = [second, {"function": "take_first"}]
+    suites.task("color", colors(4), filter_list=[{"name": "second", "filter": steps}])
+    task = load_one(suites, "color")
+    right, short, wrong, _ = (sample.sample_id for sample in task.samples)
+
+    with caplog.at_level(logging.WARNING):
+        outcomes = task.score({right: "a red", short: "red", wrong: "very blue"})
+
+    assert outcomes == {
+        right: Scored(answer="red", score=1.0),
+        short: Failed(
+            error_type="FilterError", message="second: IndexError: list index out of range"
+        ),
+        wrong: Scored(answer="blue", score=0.0),
+    }
+    assert "task color: a filter raised (IndexError" in caplog.text
+
+
 def test_several_filters_need_a_choice(suites: Any, colors: Any) -> None:
     take = [{"function": "take_first"}]
     loud = [{"function": "uppercase"}, *take]
@@ -329,7 +370,41 @@ def test_recipes_are_the_same_wherever_the_files_lie(
         ({"repeats": 3}, "repeats: only 1"),
         ({"unsafe_code": True}, "runs code that the model wrote"),
         ({"generation_kwargs": {"until": [], "num_beams": 4}}, "unknown setting num_beams"),
-        ({"generation_kwargs": {"until": [], "max_gen_toks": 0}}, "max_tokens"),
+        (
+            {"generation_kwargs": {"until": [], "max_gen_toks": 0}},
+            r"generation_kwargs\.max_gen_toks: .*greater than 0, got 0$",
+        ),
+        (
+            {"generation_kwargs": {"until": [], "max_gen_toks": "many"}},
+            r"generation_kwargs\.max_gen_toks: .*valid integer.*, got 'many'$",
+        ),
+        (
+            {"generation_kwargs": {"until": [], "temperature": "hot"}},
+            r"generation_kwargs\.temperature: .*valid number.*, got 'hot'$",
+        ),
+        (
+            {"generation_kwargs": {"until": 5}},
+            r"generation_kwargs\.until: a string or a list of them is expected, got 5$",
+        ),
+        ({"generation_kwargs": {"until": ["a", 5]}}, r"generation_kwargs\.until: a string or a"),
+        (
+            {"generation_kwargs": {"do_sample": "no"}},
+            r"generation_kwargs\.do_sample: true or false",
+        ),
+        ({"generation_kwargs": "greedy"}, "generation_kwargs: a mapping is expected, got 'greedy'"),
+        ({"metric_list": "exact_match"}, "metric_list: a list is expected, got 'exact_match'"),
+        ({"metric_list": ["exact_match"]}, r"metric_list\.0: a mapping with `metric` is expected"),
+        (
+            {"metric_list": [{"name": "acc"}]},
+            r"metric_list\.0: a mapping with `metric` is expected",
+        ),
+        ({"filter_list": "x"}, "filter_list: a list is expected, got 'x'"),
+        ({"filter_list": ["x"]}, r"filter_list\.0: a mapping with `name` is expected, got 'x'"),
+        ({"filter_list": [{"name": "x"}]}, r"filter_list\.0\.filter: a list is expected, got None"),
+        (
+            {"filter_list": [{"name": "x", "filter": ["take_first"]}]},
+            r"filter_list\.0\.filter\.0: a mapping with `function` is expected, got 'take_first'",
+        ),
         (
             {"metric_list": [{"metric": "exactmatch", "aggregation": "mean"}]},
             "lm-eval knows no metric 'exactmatch'",

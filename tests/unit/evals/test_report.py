@@ -1,7 +1,10 @@
 import io
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
+import pyte
+import pytest
 from rich.console import Console
 
 from vlmserve.evals.report.json_report import (
@@ -173,7 +176,58 @@ def test_progress_counts_answers_and_failures() -> None:
 def test_without_a_terminal_progress_is_a_line_a_side() -> None:
     buffer = io.StringIO()
     with ProgressBars(Console(file=buffer, width=100)) as bars:
+        bars.loading("new [1] and old")
         bars.started("candidate", 2, 3)
         bars.answered("candidate", failed=False)
 
-    assert buffer.getvalue().strip() == "candidate: 2 requests to send, 3 answers reused"
+    assert buffer.getvalue().splitlines() == [
+        "loading new [1] and old ...",
+        "candidate: 2 requests to send, 3 answers reused",
+    ]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> tuple[logging.Logger, io.StringIO]:
+    """vlmserve's logger as the command sets it up, and the terminal that it writes to."""
+    terminal = io.StringIO()
+    handler = logging.StreamHandler(terminal)
+    logger = logging.getLogger("vlmserve")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    return logger, terminal
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows after this was written."""
+    emulated = pyte.Screen(100, 50)
+    emulated.set_mode(pyte.modes.LNM)
+    pyte.Stream(emulated).feed(written)
+    return [line.rstrip() for line in emulated.display if line.strip()]
+
+
+def test_log_lines_do_not_stick_to_bars(log: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, terminal = log
+    with ProgressBars(Console(file=terminal, force_terminal=True, width=100)) as bars:
+        bars.loading("old")
+        logger.warning("loaded old")
+        bars.started("baseline", 1, 0)
+        logger.warning("in the middle")
+        bars.answered("baseline", failed=False)
+        bars.loading("new")
+        logger.warning("loaded new")
+        bars.started("candidate", 1, 0)
+        bars.answered("candidate", failed=True)
+    logger.warning("the end")
+    lines = screen(terminal.getvalue())
+
+    assert [line for line in lines if "1/1" not in line] == [
+        "loading old ...",
+        "loaded old",
+        "in the middle",
+        "loading new ...",
+        "loaded new",
+        "the end",
+    ]
+    bars_shown = [line for line in lines if "1/1" in line]
+    assert [line.split()[0] for line in bars_shown] == ["baseline", "candidate"]
+    assert lines.index(bars_shown[0]) < lines.index("loading new ...")

@@ -207,6 +207,29 @@ def test_an_engine_that_dies_leaves_its_answers(session: Session, lab: Lab) -> N
     assert (report.baseline.n_requests_sent, report.baseline.n_reused) == (30, 30)
 
 
+def test_a_picture_that_vanishes_is_that_samples_failure(
+    suites: Any, colors: Any, store: AnswerStore, lab: Lab
+) -> None:
+    picture = suites.folder / "gone.png"
+    picture.write_bytes(suites.png("red", size=99))
+    path_row = {"question": "<image>?", "target": "red", "media": [{"path": "gone.png"}]}
+    suites.task("color", [path_row, *colors(59)])
+    suite = suites.load("color", gate={"margin": 0.08})
+    session = Session(suite, load_tasks(suite), store, "run")
+    picture.unlink()
+    report = session.evaluate(lab.side("old", always("red")), lab.side("new", always("red")))
+    (task,) = report.tasks
+
+    assert (task.n_samples, task.n_pairs) == (60, 59)
+    assert (task.n_failed_baseline, task.n_failed_candidate) == (1, 1)
+    assert report.n_requests_sent == 118
+    assert {(f.side, f.error_type) for f in task.failures} == {
+        ("baseline", "MediaError"),
+        ("candidate", "MediaError"),
+    }
+    assert "gone.png" in task.failures[0].message
+
+
 class Broken(ScriptedEngine):
     """Breaks the promise of one result for each request."""
 
@@ -266,8 +289,12 @@ def test_answers_that_were_cut_are_said(session: Session, lab: Lab) -> None:
 def test_listeners_hear_of_every_request(session: Session, lab: Lab) -> None:
     class Counter:
         def __init__(self) -> None:
+            self.loaded: list[tuple[str, list[str]]] = []
             self.started_with: list[tuple[SideName, int, int]] = []
             self.heard: list[tuple[SideName, bool]] = []
+
+        def loading(self, name: str) -> None:
+            self.loaded.append((name, list(lab.started)))
 
         def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
             self.started_with.append((side, n_requests, n_reused))
@@ -286,6 +313,8 @@ def test_listeners_hear_of_every_request(session: Session, lab: Lab) -> None:
         ("baseline", 0, 60),
         ("candidate", 0, 60),
     ]
+    # Each is said before its engine starts, and nothing where none is needed.
+    assert counter.loaded == [("old", []), ("new", ["old"])]
     assert counter.heard == [("baseline", False)] * 60 + [("candidate", False)] * 60
 
 
