@@ -127,7 +127,8 @@ def test_training_writes_what_is_shipped(tmp_path: Path) -> None:
         return lambda _step, _loss: None
 
     names = ("good-lora", "wrong-template")
-    train_variants(names, tmp_path, settings=Settings(steps=1, samples=1), progress=progress)
+    settings = Settings(steps=1, samples=1, heldout=True)
+    train_variants(names, tmp_path, settings=settings, progress=progress)
 
     assert seen == [("good-lora", 1), ("wrong-template", 1)]
     for name in names:
@@ -139,7 +140,7 @@ def test_training_writes_what_is_shipped(tmp_path: Path) -> None:
 
 
 def test_a_fine_tune_starts_from_the_base_trained_beside_it(tmp_path: Path) -> None:
-    settings = Settings(seed=3, steps=1, processes=1, samples=1)
+    settings = Settings(seed=3, steps=1, processes=1, samples=1, heldout=True)
 
     train_variants(("forgetful", "base"), tmp_path, settings=settings)
 
