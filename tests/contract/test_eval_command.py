@@ -1,8 +1,11 @@
 """``vlmserve eval`` from the command line to the exit status, between two endpoints."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +149,40 @@ def test_a_run_goes_on_after_the_endpoint_was_gone(
     assert len(two_models.bodies) == 41
     assert sent == 16
     assert "unloaded" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works = two_models.reply
+
+    def interrupt(body: dict[str, Any]) -> tuple[int, Any]:
+        if len(two_models.bodies) == 6:
+            # What Ctrl-C does; the main thread waits for this answer.
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.5)
+        return works(body)  # type: ignore[no-any-return]
+
+    two_models.reply = interrupt
+    assert evaluate("--concurrency", "1") == 130
+    said = capsys.readouterr().err
+    found = re.search(r"^run (\w+)$", said, re.MULTILINE)
+    assert found is not None
+    assert said.index(found[0]) < said.index("requests to send")
+    assert f"go on with --run-id {found[1]}" in said
+    two_models.reply = works
+    assert evaluate("--run-id", found[1]) == 0
+    assert len(two_models.bodies) == 41
+
+
+def test_what_training_took_is_nothing_to_endpoints(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("--train-env", "MAX_PIXELS=1003520") == 2
+    assert "--train-env: both sides are endpoints" in capsys.readouterr().err
+    assert evaluate("--train-env", "MAX_PIXLES=1") == 2
+    assert "unknown variable MAX_PIXLES" in capsys.readouterr().err
+    assert not two_models.bodies
 
 
 @pytest.mark.parametrize(

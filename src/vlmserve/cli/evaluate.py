@@ -20,9 +20,11 @@ from vlmserve.cli.options import (
     require_sound,
 )
 from vlmserve.cli.stages import Stages
-from vlmserve.errors import ConfigError, EngineError, RequestError
+from vlmserve.errors import ConfigError, VlmserveError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
     from vlmserve.config.suite import SuiteConfig
@@ -41,6 +43,14 @@ _NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--train-env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the training took from its environment, such as MAX_PIXELS=1003520; holds for "
+        "both sides, repeatable",
+    )
     parser.add_argument(
         "--suite", required=True, type=Path, metavar="FILE", help="what to ask: evals/*.yaml"
     )
@@ -63,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-id",
         metavar="ID",
-        help="name of the run (default: a new one); a run of the same name reuses the answers of "
-        "endpoints that state no fingerprint",
+        help="name of the run (default: a new one, which is printed); only a run of the same name "
+        "reuses the answers of endpoints",
     )
     parser.add_argument(
         "--api-key-env",
@@ -101,10 +111,13 @@ def run(args: argparse.Namespace) -> int:
         _check_writable(args.json)
     run_id = args.run_id or uuid.uuid4().hex[:12]
     with Stages() as stages:
-        stages.begin("reading the checkpoints")
-        sides = _create_sides(args, config, run_id)
+        stages.begin("finding what is compared")
+        create_sides = _find_sides(args, config, run_id)
         stages.begin("loading the tasks")
         tasks = _load_tasks(suite, args.limit)
+        # Last, for it reads every byte of the weights.
+        stages.begin("reading the checkpoints")
+        sides = create_sides()
     report, store_path = _evaluate(args, suite, tasks, sides, run_id)
     from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.json_report import write_report
@@ -153,39 +166,59 @@ def _evaluate(
     from vlmserve.evals.store import AnswerStore, default_store_path
 
     path = args.store or default_store_path()
-    with AnswerStore(path) as store, ProgressBars(Console(stderr=True)) as bars:
-        session = Session(suite, tasks, store, run_id, limit=args.limit, listener=bars)
+    console = Console(stderr=True, highlight=False)
+    go_on = f"answers so far are kept; go on with --run-id {run_id}"
+    with AnswerStore(path) as store:
+        # Before the first request: whatever ends the run, its answers can be found again.
+        console.print(f"run {run_id}", soft_wrap=True, markup=False)
         try:
-            return session.evaluate(*sides), path
-        except (EngineError, RequestError) as error:
-            error.hint = error.hint or f"answers so far are kept; go on with --run-id {run_id}"
+            with ProgressBars(console) as bars:
+                session = Session(suite, tasks, store, run_id, limit=args.limit, listener=bars)
+                return session.evaluate(*sides), path
+        except VlmserveError as error:
+            error.hint = error.hint or go_on
+            raise
+        except KeyboardInterrupt:
+            console.print(go_on, soft_wrap=True, markup=False)
             raise
 
 
-def _create_sides(
+def _find_sides(
     args: argparse.Namespace, config: "ServeConfig", run_id: str
-) -> "tuple[Side, Side]":
-    """Find out what is compared: the baseline, then the candidate."""
+) -> "Callable[[], tuple[Side, Side]]":
+    """Find out what is compared, and refuse what cannot be.
+
+    Returns:
+        Sets up the baseline, then the candidate; it hashes checkpoints, which takes minutes.
+    """
+    from vlmserve.checkpoint.provenance import parse_train_env
     from vlmserve.cli.sides import checkpoint_side, checkpoint_sides, endpoint_side
 
     def endpoint(url: str) -> "Side":
         key = os.environ.get(args.api_key_env)
         return endpoint_side(url, api_key=key, concurrency=args.concurrency, run_id=run_id)
 
-    if _is_url(args.ckpt):
-        if args.baseline is None:
-            raise ConfigError(
-                f"{args.ckpt}: what an endpoint is compared with must be said", hint=_NAME_IT
-            )
-        candidate = endpoint(args.ckpt)
-        if _is_url(args.baseline):
-            return endpoint(args.baseline), candidate
-        return checkpoint_side(_open_baseline(args), config), candidate
-    checkpoint = open_checkpoint(args)
-    require_sound(checkpoint, args.allow)
-    if args.baseline is not None and _is_url(args.baseline):
-        return endpoint(args.baseline), checkpoint_side(checkpoint, config)
-    return checkpoint_sides(_find_baseline(args, checkpoint), checkpoint, config)
+    train_env = parse_train_env(args.train_env) if args.train_env else None
+    if not _is_url(args.ckpt):
+        checkpoint = open_checkpoint(args)
+        require_sound(checkpoint, args.allow)
+        if args.baseline is not None and _is_url(args.baseline):
+            before = endpoint(args.baseline)
+            return lambda: (before, checkpoint_side(checkpoint, config, train_env=train_env))
+        baseline = _find_baseline(args, checkpoint)
+        return lambda: checkpoint_sides(baseline, checkpoint, config, train_env=train_env)
+    if args.baseline is None:
+        raise ConfigError(
+            f"{args.ckpt}: what an endpoint is compared with must be said", hint=_NAME_IT
+        )
+    candidate = endpoint(args.ckpt)
+    if not _is_url(args.baseline):
+        baseline = _open_baseline(args)
+        return lambda: (checkpoint_side(baseline, config, train_env=train_env), candidate)
+    if train_env is not None:
+        raise ConfigError("--train-env: both sides are endpoints, which have their own settings")
+    before = endpoint(args.baseline)
+    return lambda: (before, candidate)
 
 
 def _find_baseline(args: argparse.Namespace, candidate: "Checkpoint") -> "Checkpoint":

@@ -4,9 +4,11 @@ An answer is committed as it arrives, so a run that is killed goes on where it s
 are never kept: the next run asks again. Reports are kept beside the answers they rest on.
 """
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +39,7 @@ CREATE TABLE runs (
 ) WITHOUT ROWID;
 """
 
-_BUSY_TIMEOUT_S = 30.0
+_RETRY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +71,25 @@ class AnswerStore:
 
     Args:
         path: The file; it and its directory are created where they are missing.
+        busy_timeout_s: Seconds to wait for another process that is writing to it.
 
     Raises:
-        ConfigError: The file is not a store, or of a version that this vlmserve does not know.
+        ConfigError: The file is not a store, of a version that this vlmserve does not know, or
+            cannot be read and written. Every method may raise it for the last reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_timeout_s: float = 30.0) -> None:
         self.path = path
+        self._busy_timeout_s = busy_timeout_s
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"{path}: cannot be opened: {error}") from error
         try:
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise ConfigError(f"{path}: is not a store of answers: {error}") from error
-        except ConfigError:
+            with self._translated("cannot be opened"):
+                self._prepare()
+        except BaseException:
             self._db.close()
             raise
 
@@ -110,11 +113,12 @@ class AnswerStore:
     def find(self, answerer: Answerer, requests: Iterable[str]) -> dict[str, Completion]:
         """Return the kept answers among some requests, by request digest."""
         found = {}
+        query = "SELECT completion FROM answers WHERE checkpoint=? AND settings=? AND request=?"
         for request in requests:
-            row = self._db.execute(
-                "SELECT completion FROM answers WHERE checkpoint=? AND settings=? AND request=?",
-                (answerer.checkpoint, answerer.settings, request),
-            ).fetchone()
+            with self._translated("cannot be read"):
+                row = self._db.execute(
+                    query, (answerer.checkpoint, answerer.settings, request)
+                ).fetchone()
             if row is not None:
                 found[request] = Completion.model_validate_json(row[0])
         return found
@@ -123,37 +127,72 @@ class AnswerStore:
         self, answerer: Answerer, request: str, completion: Completion, latency_s: float
     ) -> None:
         """Commit one answer to disk; an answer that is there already stays."""
-        self._db.execute(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                answerer.checkpoint,
-                answerer.settings,
-                request,
-                completion.model_dump_json(),
-                latency_s,
-                _now(),
-            ),
-        )
+        with self._translated("the answer cannot be kept"):
+            self._db.execute(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    answerer.checkpoint,
+                    answerer.settings,
+                    request,
+                    completion.model_dump_json(),
+                    latency_s,
+                    _now(),
+                ),
+            )
 
     def keep_report(self, run_id: str, report: str) -> None:
         """Commit a run's report, as JSON text; a run that is judged again replaces its report."""
-        self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run_id, _now(), report))
+        with self._translated("the report cannot be kept"):
+            self._db.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run_id, _now(), report)
+            )
 
     def find_report(self, run_id: str) -> str | None:
         """Return the JSON text of a run's report; ``None`` if there is none."""
-        row = self._db.execute("SELECT report FROM runs WHERE run_id=?", (run_id,)).fetchone()
+        with self._translated("cannot be read"):
+            row = self._db.execute("SELECT report FROM runs WHERE run_id=?", (run_id,)).fetchone()
         return None if row is None else str(row[0])
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            # Errors of the binding itself, as of a closed file, have no code.
+            code = getattr(error, "sqlite_errorcode", None)
+            if code == sqlite3.SQLITE_NOTADB:
+                raise ConfigError(f"{self.path}: is not a store of answers: {error}") from error
+            hint = None
+            if _is_busy(error):
+                hint = "another process is writing to it; wait for it, or name another --store"
+            raise ConfigError(f"{self.path}: {what}: {error}", hint=hint) from error
 
     def _prepare(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._create_or_check()
-        finally:
-            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
         # Not before the check: it would change another program's file.
-        self._db.execute("PRAGMA journal_mode=WAL")
+        self._switch_to_wal()
         # An answer may have cost minutes of a GPU: it survives a power cut, too.
         self._db.execute("PRAGMA synchronous=FULL")
+
+    def _switch_to_wal(self) -> None:
+        # SQLite does not wait here for others that have the file open, whatever its timeout.
+        deadline = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return
 
     def _create_or_check(self) -> None:
         (n_tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -172,6 +211,12 @@ class AnswerStore:
                 f"{self.path}: has schema version {version}, this vlmserve reads {SCHEMA_VERSION}",
                 hint="name another file with --store",
             )
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    # The lowest byte is the primary code; those above say why.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _now() -> str:

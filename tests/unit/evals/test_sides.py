@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from vlmserve.checkpoint.fingerprint import fingerprint
+from vlmserve.checkpoint.provenance import parse_train_env
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.cli.main import main
 from vlmserve.cli.sides import checkpoint_sides
@@ -63,6 +64,36 @@ def test_settings_that_change_answers_change_their_key(write: Any, config: Serve
 
     assert before.answerer.checkpoint == after.answerer.checkpoint
     assert before.answerer != after.answerer
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_what_training_took_from_its_environment_changes_both_keys(
+    write: Any, adapted: bool
+) -> None:
+    old = write.model("old")
+    pair = (
+        load_checkpoint(old),
+        load_checkpoint(write.adapter(old) if adapted else write.model("new")),
+    )
+    plain = checkpoint_sides(*pair, CONFIG)
+    limited = checkpoint_sides(*pair, CONFIG, train_env=parse_train_env(["MAX_PIXELS=50176"]))
+
+    for before, after in zip(plain, limited, strict=True):
+        assert before.answerer != after.answerer
+        assert "50176" in str(after.settings["mm_processor_kwargs"])
+
+
+def test_a_mistyped_task_is_told_before_checkpoints_are_hashed(
+    write: Any, suites: Any, colors: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suites.task("color", colors(1))
+    old, new = write.model("old"), write.model("new")
+    arguments = ["--ckpt", str(new), "--baseline", str(old)]
+
+    assert main(["eval", *arguments, "--suite", str(suites.suite("colour"))]) == 2
+    said = capsys.readouterr().err
+    assert "no task 'colour'" in said
+    assert "reading the checkpoints" not in said
 
 
 def test_a_template_file_counts_by_its_content(write: Any, tmp_path: Path) -> None:

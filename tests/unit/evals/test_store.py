@@ -1,9 +1,12 @@
+import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,100 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="is not a store of answers"):
         AnswerStore(path)
+
+
+def test_a_store_that_is_locked_is_called_locked(store: AnswerStore) -> None:
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(
+            ConfigError, match=r"answers\.sqlite: cannot be opened: .*locked"
+        ) as one:
+            AnswerStore(store.path, busy_timeout_s=0.1)
+    assert "another process" in (one.value.hint or "")
+
+
+def test_a_full_disk_is_said_with_the_files_name(store: AnswerStore) -> None:
+    # What a process may write at most, in place of a disk: SQLite sees a write that fails.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"answers\.sqlite: the answer cannot be kept: "):
+            store.keep(ONE, "r1", completion("x" * 100_000), 0.5)
+        with pytest.raises(ConfigError, match=r"answers\.sqlite: the report cannot be kept: "):
+            store.keep_report("run", "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.keep(ONE, "r1", completion("red"), 0.5)
+    assert store.find(ONE, ["r1"])["r1"].text == "red"
+
+
+def test_a_damaged_store_is_not_called_another_file(store: AnswerStore) -> None:
+    for number in range(200):
+        store.keep(ONE, f"r{number}", completion("red"), 0.5)
+    store.close()
+    with store.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (store.path.stat().st_size - 4096))
+    with AnswerStore(store.path) as damaged, pytest.raises(ConfigError, match="cannot be read"):
+        damaged.find(ONE, ["r1"])
+
+
+# Opens a new store, when a line says so, at the same moment as its siblings.
+RACE = """
+    import sys
+    from pathlib import Path
+    from vlmserve.evals.store import AnswerStore
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with AnswerStore(Path(sys.argv[1])) as store:
+        store.keep_report(sys.argv[2], "{}")
+"""
+
+
+def test_processes_that_create_a_store_together_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    script = [sys.executable, "-c", textwrap.dedent(RACE), str(path)]
+    with contextlib.ExitStack() as stack:
+        racers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*script, str(number)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for number in range(6)
+        ]
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
+        said = [racer.communicate("go\n")[1] for racer in racers]
+
+    assert said == [""] * 6
+    with AnswerStore(path) as store:
+        assert [store.find_report(str(number)) for number in range(6)] == ["{}"] * 6
+
+
+def test_the_switch_to_wal_waits_for_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    AnswerStore(path).close()
+    with contextlib.closing(
+        sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    ) as reader:
+        reader.execute("PRAGMA journal_mode=DELETE")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM answers").fetchone()
+        with pytest.raises(ConfigError, match=r"cannot be opened: .*locked"):
+            AnswerStore(path, busy_timeout_s=0.1)
+        timer = threading.Timer(0.3, reader.execute, ("COMMIT",))
+        timer.start()
+        AnswerStore(path).close()
+        timer.join()
+        # The format version in SQLite's header: 2 is WAL.
+        assert path.read_bytes()[18] == 2
 
 
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
