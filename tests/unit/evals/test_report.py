@@ -5,6 +5,7 @@ from typing import Any
 
 import pyte
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from vlmserve.evals.report.json_report import (
@@ -149,8 +150,47 @@ def test_nothing_is_cut_at_eighty_columns() -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     for cell in ("newcolor", "-23.4 [-34.6, -12.3]", "0/3", "inconclusive"):
         assert cell in text
-    assert "newcolor: inconclusive (too few)" in text
-    assert "video: pass (no worse than 8 points)" in text
+    assert "inconclusive (too few): newcolor" in text
+    assert "pass (no worse than 8 points): video" in text
+
+
+@pytest.mark.parametrize("width", [110, 140])
+def test_every_task_has_one_line_of_the_table(width: int) -> None:
+    reason = "inconclusive (a drop of 8 points is not ruled out; about 1234 samples might decide)"
+    bad = {"verdict": "regression", "reason": "regression (worse beyond chance)"}
+    tasks = [
+        task("newcolor", verdict="inconclusive", reason=reason, n_failed_candidate=12),
+        task("video", lower=-0.3456, upper=-0.1234, difference=-0.2345, **bad),
+        task("shape", **bad),
+    ]
+    lines = shown(report(*tasks, verdict="regression"), width=width).splitlines()
+
+    rows = [line for line in lines if line.startswith(("newcolor", "video", "shape"))]
+    assert [row.split()[-1] for row in rows] == ["inconclusive", "regression", "regression"]
+    first = lines.index(rows[0])
+    assert lines[first : first + 3] == rows
+    assert lines[first + 3 : first + 5] == [
+        f"{reason}: newcolor",
+        "regression (worse beyond chance): video, shape",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_a_long_flip_is_cut_and_keeps_to_its_line(width: int) -> None:
+    long = flip(1, question="Why " * 50).model_copy(
+        update={"target": "because " * 20, "baseline": AnswerReport(answer="字" * 90, score=1.0)}
+    )
+    flips = FlipsReport(regressed=(long, flip(2, question="Why?")), improved=())
+    lines = shown(report(task("color", flips=flips)), width=width).splitlines()
+    cut = next(line for line in lines if line.startswith("  12345678"))
+
+    assert cell_len(cut) <= width
+    assert cut.count("...") == 3
+    # What is short stays whole: above all what the candidate said.
+    assert cut.endswith("candidate (empty)")
+    assert "  22345678  Why?  target red  baseline red  candidate (empty)" in [
+        line[:61] for line in lines
+    ]
 
 
 def test_scores_that_are_no_fractions_are_shown_in_their_own_units() -> None:

@@ -1,6 +1,9 @@
 """A report on the terminal: a table, the samples that flipped, and the verdict."""
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -9,9 +12,11 @@ from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
 
 _MAX_FLIPS_SHOWN = 3
 _MAX_FAILURES_SHOWN = 3
-_MAX_TEXT_CHARS = 70
+_MAX_FAILURE_CELLS = 70
+_MAX_FLIP_CELLS = 70
+_ELLIPSIS = "..."
 
-# From here on the table has room for verdicts in words.
+# From here on the table has room for headers of one word and for space between its columns.
 _WIDE_COLUMNS = 110
 
 _STYLES = {
@@ -27,14 +32,10 @@ def print_report(report: EvalReport, console: Console) -> None:
 
     Args:
         report: What was found.
-        console: Where to show it; from 80 columns on nothing is cut.
+        console: Where to show it; from 80 columns on no number is cut.
     """
-    wide = console.width >= _WIDE_COLUMNS
-    console.print(_table(report, wide=wide))
-    if not wide:
-        for task in report.tasks:
-            if task.gated:
-                console.print(Text.assemble(f"{task.task}: ", (task.reason, _STYLES[task.verdict])))
+    console.print(_table(report, wide=console.width >= _WIDE_COLUMNS))
+    _print_reasons(report.tasks, console)
     for task in report.tasks:
         _print_samples(task, console)
     for note in report.notes:
@@ -65,12 +66,22 @@ def _table(report: EvalReport, *, wide: bool) -> Table:
     some_failed = any(task.n_failed_baseline or task.n_failed_candidate for task in report.tasks)
     if some_failed:
         table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=not wide)
+    table.add_column("verdict", no_wrap=True)
     for task in report.tasks:
         failed = [f"{task.n_failed_baseline}/{task.n_failed_candidate}"] if some_failed else []
-        verdict = Text(task.reason if wide else task.verdict, style=_STYLES[task.verdict])
+        verdict = Text(task.verdict, style=_STYLES[task.verdict])
         table.add_row(*_numbers(task), *failed, verdict)
     return table
+
+
+def _print_reasons(tasks: Sequence[TaskReport], console: Console) -> None:
+    """Say each verdict in words once, with the tasks that it holds for."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for task in tasks:
+        if task.gated:
+            named.setdefault((task.reason, _STYLES[task.verdict]), []).append(task.task)
+    for (reason, style), names in named.items():
+        console.print(Text.assemble((reason, style), f": {', '.join(names)}"))
 
 
 def _numbers(task: TaskReport) -> tuple[Text, ...]:
@@ -117,34 +128,44 @@ def _print_samples(task: TaskReport, console: Console) -> None:
         shown = flips[:_MAX_FLIPS_SHOWN]
         console.print(Text(f"{task.task}: {len(flips)} {word}, {len(shown)} shown", style=style))
         for flip in shown:
-            console.print(_flip(flip))
+            console.print(_flip(flip, console.width))
     for failure in task.failures[:_MAX_FAILURES_SHOWN]:
         console.print(
             Text.assemble(
                 (f"{task.task}: failed on the {failure.side}: ", "yellow"),
-                f"{failure.error_type}: {_short(failure.message)}",
+                f"{failure.error_type}: {_cut(_one_line(failure.message), _MAX_FAILURE_CELLS)}",
             )
         )
 
 
-def _flip(flip: FlipReport) -> Text:
-    return Text.assemble(
-        ("  " + flip.sample_id[:8] + "  ", "dim"),
-        _short(flip.question),
-        ("  target ", "dim"),
-        _short(flip.target),
-        ("  baseline ", "dim"),
-        _short(flip.baseline.answer),
-        ("  candidate ", "dim"),
-        _short(flip.candidate.answer),
+def _flip(flip: FlipReport, width: int) -> Text:
+    """Give a flipped sample one line; the longest of its texts are cut until it fits."""
+    labels = [f"  {flip.sample_id[:8]}  ", "  target ", "  baseline ", "  candidate "]
+    texts = [flip.question, flip.target, flip.baseline.answer, flip.candidate.answer]
+    lines = [_one_line(text) for text in texts]
+    room = width - sum(cell_len(label) for label in labels)
+    share = next(
+        (
+            cells
+            for cells in range(_MAX_FLIP_CELLS, len(_ELLIPSIS), -1)
+            if sum(min(cell_len(line), cells) for line in lines) <= room
+        ),
+        len(_ELLIPSIS),
     )
+    line = Text(no_wrap=True, overflow="crop")
+    for label, text in zip(labels, lines, strict=True):
+        line.append(label, "dim").append(_cut(text, share))
+    return line
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    if not line:
-        return "(empty)"
-    return line if len(line) <= _MAX_TEXT_CHARS else f"{line[: _MAX_TEXT_CHARS - 3]}..."
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) or "(empty)"
+
+
+def _cut(line: str, cells: int) -> str:
+    if cell_len(line) <= cells:
+        return line
+    return set_cell_size(line, cells - len(_ELLIPSIS)) + _ELLIPSIS
 
 
 def _verdict(report: EvalReport) -> Text:
