@@ -149,10 +149,7 @@ def _judge_task(
     gate: GateConfig,
 ) -> TaskVerdict:
     drop = describe_amount(margin, in_points=comparison.in_points)
-    if comparison.in_points and margin >= 1.0:
-        doubt = f"a margin of {margin:g} is the whole scale of 0 to 1; 8 points are 0.08"
-        return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)
-    doubt = _failures_in_the_way(comparison, case, bounds, gate)
+    doubt = _no_margin(comparison, margin) or _failures_in_the_way(comparison, case, bounds, gate)
     if doubt is None and case.verdict == "pass":
         return TaskVerdict("pass", f"pass (no worse than {drop})", case.adjusted_level)
     if doubt is None and case.verdict == "regression":
@@ -164,6 +161,13 @@ def _judge_task(
         if pairs.upper < 0:
             doubt = f"worse by itself, but not beyond chance among {case.n_family} gated tasks"
     return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)
+
+
+def _no_margin(comparison: Comparison, margin: float) -> str | None:
+    """Say why a margin would let everything pass, if it would."""
+    if comparison.in_points and margin >= 1.0:
+        return f"a margin of {margin:g} is the whole scale of 0 to 1; 8 points are 0.08"
+    return None
 
 
 def _failures_in_the_way(
