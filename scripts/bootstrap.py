@@ -5,7 +5,9 @@ Run by the Makefile with any Python 3.11 or later; needs nothing but its standar
 run with the same requirements ends at once.
 """
 
+import ctypes.util
 import hashlib
+import importlib.util
 import subprocess
 import sys
 import venv
@@ -21,6 +23,8 @@ UV = VENV / "bin" / "uv"
 _OLDEST_PYTHON = (3, 11)
 # The demo's; vLLM inspects each model class once and keeps the result in the user's cache.
 _WARMED_ARCHITECTURE = "Qwen2VLForConditionalGeneration"
+# What vLLM's compiled CPU kernels link against, and Debian's package of it.
+_LIBRARIES = {"numa": "libnuma1"}
 
 
 def main() -> int:
@@ -46,6 +50,7 @@ def main() -> int:
     _run(*install, "-r", requirements, env=environment)
     _run(*install, "--no-deps", "--editable", ROOT, env=environment)
     if torch is not None:
+        _require_libraries()
         _say("letting vLLM inspect the demo's model class")
         _run(PYTHON, "-m", "vlmserve.engine.model_cache", _WARMED_ARCHITECTURE)
     stamp.write_text(digest)
@@ -54,11 +59,22 @@ def main() -> int:
 
 def create_venv() -> None:
     """Make .venv with pip and uv in it, where there is none."""
-    if not PYTHON.exists():
+    if not (VENV / "bin" / "pip").exists():
+        if importlib.util.find_spec("ensurepip") is None:
+            _say("this Python cannot make environments; on Debian: apt install python3-venv")
+            sys.exit(2)
         _say("creating .venv")
-        venv.create(VENV, with_pip=True)
+        venv.create(VENV, with_pip=True, clear=True)
     if not UV.exists():
         _run(PYTHON, "-m", "pip", "install", "--quiet", "uv")
+
+
+def _require_libraries() -> None:
+    missing = [name for name in _LIBRARIES if ctypes.util.find_library(name) is None]
+    if missing:
+        packages = " ".join(_LIBRARIES[name] for name in missing)
+        _say(f"vLLM's CPU build needs system libraries; on Debian: apt install {packages}")
+        sys.exit(2)
 
 
 def _pinned_cpu_torch(requirements: Path) -> str | None:

@@ -12,7 +12,11 @@ from pathlib import Path
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # pip's option -> uv's environment variable and the separator between its values.
-_LISTS = {"extra-index-url": ("UV_EXTRA_INDEX_URL", " "), "find-links": ("UV_FIND_LINKS", ",")}
+_LISTS = {
+    "extra-index-url": ("UV_EXTRA_INDEX_URL", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
+}
 # pip's sections, the weakest first; it prints them in alphabetical order.
 _SECTIONS = ("global", "install", ":env:")
 
@@ -35,6 +39,9 @@ def uv_environment(python: Path) -> dict[str, str]:
         environment.setdefault("UV_NO_INDEX", "1")
     if "cert" in settings:
         environment.setdefault("SSL_CERT_FILE", settings["cert"][-1])
+    if "proxy" in settings:
+        for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+            environment.setdefault(variable, settings["proxy"][-1])
     for option, (variable, separator) in _LISTS.items():
         if option in settings:
             environment.setdefault(variable, separator.join(dict.fromkeys(settings[option])))

@@ -74,7 +74,11 @@ def start(log: Path, root: Path, checkpoint: Path, *arguments: str, **environmen
     ]  # fmt: skip
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env={**os.environ, **environment}
+            command,
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, **environment},
+            start_new_session=True,  # so that a test can press Ctrl-C: the whole group gets it
         )
     return Server(process, log)
 
@@ -85,6 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> I
     directory = tmp_path_factory.mktemp("server")
     (directory / "media").mkdir()
     (directory / "media" / "red.png").write_bytes(media.png((84, 84), media.RED))
+    (directory / "model.py").write_text(f"open({str(directory / 'executed')!r}, 'w')")
     running = start(
         directory / "log", root, zoo / "good-lora",
         "--set", "media.allowed_hosts=[127.0.0.1]",
@@ -93,6 +98,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> I
         # So small a model would fill a schema with white space.
         "--", "--structured-outputs-config",
         '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        SAGEMAKER_MODEL_PATH=str(directory),
     )  # fmt: skip
     try:
         yield running.wait_ready()

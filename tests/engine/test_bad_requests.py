@@ -49,14 +49,18 @@ JPEG_FRAME = base64.b64encode(media.png((56, 56), media.RED, format="JPEG")).dec
         ("ftp://example.org/a.png", "URL"),
         ("http://example.org/a.png", "media.allowed_hosts: [example.org]"),
         ("http://127.0.0.1:9/a.png", "no connection"),
-        ("file:///etc/hostname", ""),
+        ("file:///etc/hostname", "no such file under the directory"),
+        ("file:///nowhere/a.png", "no such file under the directory"),
         ("", ""),
     ],
 )
-def test_image_that_cannot_be_used(client: openai.OpenAI, url: str, reason: str) -> None:
+def test_image_that_cannot_be_used(
+    server: Server, client: openai.OpenAI, url: str, reason: str
+) -> None:
     error = refused(client, QUESTION, image(url))
 
     assert reason in error.message
+    assert str(server.log.parent) not in error.message
     if url:
         assert error.code == "invalid_image"
         assert error.param == IMAGE_FIELD

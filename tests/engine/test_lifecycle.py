@@ -4,6 +4,7 @@ Each test starts a server of its own; these are all the starts beside the shared
 """
 
 import os
+import re
 import signal
 import threading
 import time
@@ -32,6 +33,19 @@ def status_of(url: str, key: str | None = None) -> int:
         return error.code
 
 
+def wait_until_running(server: Server, key: str = "none") -> None:
+    """Wait until the engine computes a request."""
+    headers = {"authorization": f"Bearer {key}"}
+    request = urllib.request.Request(f"{server.url}/metrics", headers=headers)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(request) as response:
+            if re.search(rb"^vllm:num_requests_running\{.*\} 1\.0$", response.read(), re.MULTILINE):
+                return
+        time.sleep(0.05)
+    pytest.fail("no request is running")
+
+
 def in_background(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
     results: list[object] = []
 
@@ -50,14 +64,18 @@ def long_answer(server: Server, model: str, key: str = "none") -> int | None:
     completion = server.client(key).chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "What is 3 plus 4?"}],
-        max_tokens=1200,
+        max_tokens=1900,
         extra_body={"ignore_eos": True},
     )
     return completion.usage.completion_tokens if completion.usage else None
 
 
-def test_sigterm_drains_and_exits_0(start_server: StartServer, zoo: Path) -> None:
-    """Also: a checkpoint without a processor borrows its base's, and a key guards every route."""
+def test_ctrl_c_drains_and_exits_0(start_server: StartServer, zoo: Path) -> None:
+    """Also: a checkpoint without a processor borrows its base's, and a key guards every route.
+
+    The signal goes to the whole process group, the engine's process included, as a terminal sends
+    it. SIGTERM takes the same way in the server and reaches no other process.
+    """
     server = start_server(
         zoo / "no-processor", "--base-model", str(zoo / "base"), VLMSERVE_API_KEY="secret"
     ).wait_ready()
@@ -78,14 +96,14 @@ def test_sigterm_drains_and_exits_0(start_server: StartServer, zoo: Path) -> Non
     assert completion.choices[0].message.content == "red"
 
     thread, results = in_background(lambda: long_answer(server, "no-processor", "secret"))
-    time.sleep(0.5)
-    server.process.send_signal(signal.SIGTERM)
+    wait_until_running(server, "secret")
+    os.killpg(server.process.pid, signal.SIGINT)
     time.sleep(0.3)
 
     assert status_of(f"{server.url}/ready") == 503
     assert status_of(f"{server.url}/v1/models", "secret") == 503
     thread.join(60)
-    assert results == [1200]
+    assert results == [1900]
     assert server.process.wait(60) == 0
     assert "Traceback" not in server.output
 
@@ -98,7 +116,7 @@ def test_dead_engine_exits_5(start_server: StartServer, zoo: Path) -> None:
         if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
     ]
     thread, results = in_background(lambda: long_answer(server, "base"))
-    time.sleep(0.5)
+    wait_until_running(server)
 
     os.kill(engine.pid, signal.SIGKILL)
 
@@ -125,16 +143,20 @@ def test_weights_of_nan_are_refused_before_the_server_listens(
     assert "ready:" not in server.output
 
 
-def test_ctrl_c_while_loading_exits_130(start_server: StartServer, zoo: Path) -> None:
+def test_sigterm_while_loading_leaves_nothing_behind(start_server: StartServer, zoo: Path) -> None:
     server = start_server(zoo / "base")
     deadline = time.monotonic() + 120
     while "starting the engine" not in server.output and time.monotonic() < deadline:
         time.sleep(0.2)
 
-    server.process.send_signal(signal.SIGINT)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+
+    server.process.send_signal(signal.SIGTERM)
 
     assert server.process.wait(60) == 130
     assert "Traceback" not in server.output
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
 
 
 @pytest.mark.parametrize("variable", ["VLLM_BATCH_INVARIANT"])

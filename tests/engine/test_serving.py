@@ -318,6 +318,12 @@ def test_messages_api(server: Server) -> None:
     assert message["content"][0]["text"] == "red"
 
 
+def test_no_script_from_a_folder_is_executed(server: Server) -> None:
+    """Without the cure in server/app.py the bootstrap of vLLM's app runs this ``model.py``."""
+    assert (server.log.parent / "model.py").exists()
+    assert not (server.log.parent / "executed").exists()
+
+
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
 def test_probes_and_metrics(server: Server, path: str) -> None:
     with urllib.request.urlopen(f"{server.url}{path}") as response:

@@ -64,6 +64,15 @@ def test_environment_is_stronger_than_files(tmp_path: Path) -> None:
     assert found["UV_NO_INDEX"] == "1"
 
 
+def test_trusted_hosts_and_proxies_are_handed_on(tmp_path: Path) -> None:
+    found = uv_environment(
+        tmp_path, "[global]\ntrusted-host = a.example b.example\nproxy = http://proxy:3128\n"
+    )
+
+    assert found["UV_INSECURE_HOST"] == "a.example b.example"
+    assert found["HTTPS_PROXY"] == "http://proxy:3128"
+
+
 def test_what_is_set_for_uv_stays(tmp_path: Path) -> None:
     found = uv_environment(
         tmp_path, "[global]\nfind-links = /wheels\n", UV_FIND_LINKS="/mine", UV_INDEX_STRATEGY="x"

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from vlmserve.errors import VlmserveError
 _LOG = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+_CLEAN_UP_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    # An engine that is interrupted while it loads may wait for its own processes for ever.
+    watchdog = threading.Timer(_CLEAN_UP_S, _give_up)
+    watchdog.daemon = True
+    watchdog.start()
     raise KeyboardInterrupt
+
+
+def _give_up() -> NoReturn:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(INTERRUPTED)
 
 
 def _set_up_logging() -> None:

@@ -1,5 +1,8 @@
 """What vLLM 0.32 loads in each of its processes: vlmserve's cures and its media connector."""
 
+import multiprocessing
+import os
+
 
 def register() -> None:
     """Entry point of ``vllm.general_plugins``; safe to call again.
@@ -10,8 +13,19 @@ def register() -> None:
 
     from vlmserve.engine import cpu_lora, exact_lengths, media_connector, media_identity
 
+    _leave_the_terminals_group()
     if current_platform.is_cpu():
         cpu_lora.install()
     exact_lengths.install()
     media_connector.install()
     media_identity.install()
+
+
+def _leave_the_terminals_group() -> None:
+    """Keep Ctrl-C in a terminal from the engine's processes.
+
+    A terminal signals every process of the group. vLLM's engine and workers then end at once, with
+    the requests that the server is draining; the server ends them itself when it is done.
+    """
+    if multiprocessing.parent_process() is not None and os.getpgrp() != os.getpid():
+        os.setpgrp()
