@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -158,8 +159,9 @@ def test_an_interrupted_run_says_how_to_go_on(
 
     def interrupt(body: dict[str, Any]) -> tuple[int, Any]:
         if len(two_models.bodies) == 6:
-            # What Ctrl-C does; the main thread waits for this answer.
-            signal.raise_signal(signal.SIGINT)
+            # What Ctrl-C does, once the main thread waits for this answer.
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             time.sleep(0.5)
         return works(body)  # type: ignore[no-any-return]
 
