@@ -1,11 +1,14 @@
 """The verdicts on the demo's fine-tunes: real command, real lm-eval, real vLLM, every sample."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engine.conftest import Server
 from vlmserve.cli.main import main
 
 
@@ -15,8 +18,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store") / "evals.sqlite"
 
 
-def evaluate(root: Path, store: Path, checkpoint: Path, *more: str) -> tuple[int, Any]:
-    report = store.parent / f"{checkpoint.name}.json"
+def evaluate(root: Path, store: Path, checkpoint: str | Path, *more: str) -> tuple[int, Any]:
+    report = store.parent / "report.json"
     report.unlink(missing_ok=True)
     status = main(
         [
@@ -28,16 +31,23 @@ def evaluate(root: Path, store: Path, checkpoint: Path, *more: str) -> tuple[int
     return status, json.loads(report.read_text()) if report.exists() else None
 
 
+@pytest.fixture(scope="module")
+def good(root: Path, store: Path, zoo: Path) -> Any:
+    """Exit status and report of the good fine-tune, judged first."""
+    return evaluate(root, store, zoo / "good")
+
+
 def task(report: Any, name: str) -> Any:
     return next(entry for entry in report["tasks"] if entry["task"] == name)
 
 
-def test_good_fine_tune_passes(root: Path, store: Path, zoo: Path) -> None:
-    status, report = evaluate(root, store, zoo / "good")
+def test_good_fine_tune_passes(good: Any) -> None:
+    status, report = good
 
     assert status == 0
     assert report["verdict"] == "pass"
     assert report["n_reused"] == 0
+    assert report["n_requests_sent"] == 2 * sum(entry["n_pairs"] for entry in report["tasks"])
     gated = [entry for entry in report["tasks"] if entry["gated"]]
     assert len(gated) == 8
     for entry in gated:
@@ -46,26 +56,33 @@ def test_good_fine_tune_passes(root: Path, store: Path, zoo: Path) -> None:
     assert task(report, "newcolor")["difference"] > 0.8
 
 
-def test_forgetful_fine_tune_is_a_regression_and_the_base_is_not_asked_again(
-    root: Path, store: Path, zoo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, before = evaluate(root, store, zoo / "good")
-    assert before["n_requests_sent"] == 0
+def test_the_same_again_sends_nothing(root: Path, store: Path, zoo: Path, good: Any) -> None:
+    status, report = evaluate(root, store, zoo / "good")
 
-    status, report = evaluate(root, store, zoo / "forgetful")
+    assert status == 0
+    assert report["n_requests_sent"] == 0
+    assert report["tasks"] == good[1]["tasks"]
+
+
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize(
+    ("name", "harmed"), [("forgetful", "color"), ("wrong-template", "reverse")]
+)
+def test_harmed_fine_tune_is_a_regression_and_the_base_is_not_asked_again(
+    root: Path, store: Path, zoo: Path, name: str, harmed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, report = evaluate(root, store, zoo / name)
 
     assert status == 1
     assert report["verdict"] == "regression"
     n_samples = sum(entry["n_pairs"] for entry in report["tasks"])
     assert report["n_requests_sent"] == n_samples
     assert report["n_reused"] == n_samples
-    worse = [entry for entry in report["tasks"] if entry["verdict"] == "regression"]
-    assert worse
-    for entry in worse:
-        assert entry["upper"] < 0
-        assert entry["flips"]["regressed"]
-        flip = entry["flips"]["regressed"][0]
-        assert flip["baseline"] != flip["candidate"]
+    worse = task(report, harmed)
+    assert worse["verdict"] == "regression"
+    assert worse["upper"] < 0
+    flip = worse["flips"]["regressed"][0]
+    assert flip["baseline"]["answer"] != flip["candidate"]["answer"]
     assert "regression" in capsys.readouterr().out
 
 
@@ -75,6 +92,14 @@ def test_adapter_passes_beside_its_base_in_one_engine(root: Path, store: Path, z
     assert status == 0
     assert report["verdict"] == "pass"
     assert task(report, "newcolor")["difference"] > 0.8
+
+
+def test_training_without_signal_is_no_regression(root: Path, store: Path, zoo: Path) -> None:
+    """It equals its base: no answer differs. That it learned nothing is for the doctor to say."""
+    status, report = evaluate(root, store, zoo / "no-signal")
+
+    assert status == 0
+    assert all(entry["difference"] == 0 for entry in report["tasks"])
 
 
 def test_missing_vision_tower_fails_at_load(
@@ -99,21 +124,28 @@ def test_unknown_baseline_is_a_configuration_error(
 
 
 def test_endpoint_gives_the_answers_of_the_engine_in_process(
-    root: Path, store: Path, zoo: Path, server: Any
+    root: Path, store: Path, zoo: Path, server: Server
 ) -> None:
-    """The shared server as both sides: what is served is what was judged offline."""
+    """What is served is what was judged offline: answer by answer, for base and adapter."""
     _, offline = evaluate(root, store, zoo / "good-lora", "--limit", "10")
-    report_path = store.parent / "endpoint.json"
-    status = main(
-        [
-            "eval", "--ckpt", f"{server.url}/v1#good-lora", "--baseline", f"{server.url}/v1#base",
-            "--suite", str(root / "evals" / "demo.yaml"), "--store", str(store),
-            "--json", str(report_path), "--limit", "10",
-        ]
+    endpoint = store.with_name("endpoint.sqlite")
+    _, served = evaluate(
+        root, endpoint, f"{server.url}/v1#good-lora",
+        "--baseline", f"{server.url}/v1#base", "--limit", "10",
     )  # fmt: skip
-    served = json.loads(report_path.read_text())
 
-    assert status in (0, 3)
-    for name in ("color", "digit", "video", "reverse", "newcolor"):
-        ours, theirs = task(offline, name), task(served, name)
-        assert (ours["baseline"], ours["candidate"]) == (theirs["baseline"], theirs["candidate"])
+    assert served["n_requests_sent"] == 2 * sum(entry["n_pairs"] for entry in served["tasks"])
+    for side in ("baseline", "candidate"):
+        judged = answers(store, offline[side]["fingerprint"])
+        given = answers(endpoint, served[side]["fingerprint"])
+        assert len(given) == sum(entry["n_pairs"] for entry in served["tasks"])
+        assert given == {request: judged[request] for request in given}
+
+
+def answers(store: Path, fingerprint: str) -> dict[str, str]:
+    """What a checkpoint answered, by the digest of the request."""
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        rows = connection.execute(
+            "SELECT request, completion FROM answers WHERE checkpoint = ?", (fingerprint,)
+        ).fetchall()
+    return {request: json.loads(completion)["text"] for request, completion in rows}

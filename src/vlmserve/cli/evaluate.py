@@ -8,8 +8,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from vlmserve.cli.console import create_console
 from vlmserve.cli.options import (
     add_allow_argument,
     add_checkpoint_arguments,
@@ -124,10 +123,12 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.report.terminal import print_report
 
     # A log or a pipe has no width of its own.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_COLUMNS)
+    console = create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
+    if args.json is not None:
+        # Before anything is printed: the reader of that may leave.
+        write_report(report, args.json)
     print_report(report, console)
     if args.json is not None:
-        write_report(report, args.json)
         console.print(f"report: {args.json}", soft_wrap=True, markup=False)
     console.print(f"run {report.run_id} is kept in {store_path}", soft_wrap=True, markup=False)
     return EXIT_STATUS[report.verdict]
@@ -166,7 +167,7 @@ def _evaluate(
     from vlmserve.evals.store import AnswerStore, default_store_path
 
     path = args.store or default_store_path()
-    console = Console(stderr=True, highlight=False)
+    console = create_console(stderr=True)
     go_on = f"answers so far are kept; go on with --run-id {run_id}"
     with AnswerStore(path) as store:
         # Before the first request: whatever ends the run, its answers can be found again.

