@@ -8,6 +8,7 @@ into the final screen, and rich draws it. Lists of flipped samples are shortened
 """
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -85,13 +86,15 @@ def last_row(screen: pyte.Screen) -> int:
 def to_text(screen: pyte.Screen, row: int) -> Text:
     """One row with its colours."""
     text = Text()
-    width = len(screen.display[row].rstrip())
-    for column in range(width):
-        cell = screen.buffer[row][column]
-        color = "default" if cell.fg == "default" else _color(cell.fg)
-        style = color + (" bold" if cell.bold else "") + (" italic" if cell.italics else "")
-        text.append(cell.data, style=style)
+    cells = [screen.buffer[row][column] for column in range(len(screen.display[row].rstrip()))]
+    for style, run in itertools.groupby(cells, key=_style):
+        text.append("".join(cell.data for cell in run), style=style)
     return text
+
+
+def _style(cell: pyte.screens.Char) -> str:
+    color = "default" if cell.fg == "default" else _color(cell.fg)
+    return color + (" bold" if cell.bold else "") + (" italic" if cell.italics else "")
 
 
 def _color(name: str) -> str:

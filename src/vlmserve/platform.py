@@ -14,6 +14,7 @@ plugin's moment (``vllm.platform_plugins`` in pyproject.toml); everywhere else c
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def cure_torch_extensions() -> None:
     """
     if importlib.util.find_spec("torch") is None:
         return
+    # Read when torch is first imported: its C++ side warns of memory binding in each process.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
     if torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None:

@@ -23,7 +23,6 @@ _DEFAULTS = {
     "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",  # ask a dead address three times, in up to 113 s
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork a process that holds threads
     "TOKENIZERS_PARALLELISM": "false",  # warn about forking in each subprocess
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # warn of memory binding in each worker
     # Warn of deprecations inside vLLM, torch and transformers, and of their leaks at exit.
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
 }
