@@ -30,6 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     required = set(filter(None, os.environ.get("VLMSERVE_REQUIRE", "").split(",")))
     if unknown := required - set(_TIERS):
         raise pytest.UsageError(f"VLMSERVE_REQUIRE: unknown tiers {', '.join(sorted(unknown))}")
+    # Quick tests first. An engine in this process also binds torch's threads for good, and training
+    # gives other last digits on other numbers of threads.
+    items.sort(key=lambda item: item.path.is_relative_to(ROOT / "tests" / "engine"))
     for item in items:
         for tier in _TIERS:
             if item.get_closest_marker(tier) is None or (reason := _tier_reason(tier)) is None:

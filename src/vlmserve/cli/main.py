@@ -95,10 +95,10 @@ def _give_up() -> NoReturn:
 def _set_up_logging() -> None:
     # A handler of our own: the libraries below reconfigure the root logger as they are imported.
     logger = logging.getLogger("vlmserve")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    # Anew at each call: stderr may be another one by now.
+    logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
