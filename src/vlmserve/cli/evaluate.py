@@ -13,6 +13,7 @@ from vlmserve.cli.options import (
     add_allow_argument,
     add_checkpoint_arguments,
     add_config_arguments,
+    add_train_env_argument,
     load_serve_config,
     open_checkpoint,
     parse_path_maps,
@@ -42,14 +43,7 @@ _NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--train-env",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what the training took from its environment, such as MAX_PIXELS=1003520; holds for "
-        "both sides, repeatable",
-    )
+    add_train_env_argument(parser)
     parser.add_argument(
         "--suite", required=True, type=Path, metavar="FILE", help="what to ask: evals/*.yaml"
     )

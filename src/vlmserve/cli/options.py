@@ -40,6 +40,17 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_train_env_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--train-env``."""
+    parser.add_argument(
+        "--train-env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the training took from its environment, such as MAX_PIXELS=1003520; repeatable",
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and ``--set``."""
     group = parser.add_argument_group("settings (defaults < file < --set < flags)")

@@ -13,6 +13,7 @@ from vlmserve.cli.options import (
     add_allow_argument,
     add_checkpoint_arguments,
     add_config_arguments,
+    add_train_env_argument,
     load_serve_config,
     open_checkpoint,
     require_sound,
@@ -32,13 +33,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--train-env",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what the training took from its environment, such as MAX_PIXELS=1003520; repeatable",
-    )
+    add_train_env_argument(parser)
     add_allow_argument(parser)
     add_config_arguments(parser)
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")

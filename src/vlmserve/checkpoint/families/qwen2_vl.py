@@ -1,5 +1,6 @@
 """Qwen2-VL, and what its successors share with it."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -50,9 +51,9 @@ class QwenVL(Family):
     def takes_embedding_lora(self, config: Config) -> bool:
         return DECODERS[self.decoder].embedding_lora
 
+    @abstractmethod
     def vision_tensors(self, vision: Section) -> dict[str, Shape]:
         """The tensors of vision tower and merger, by their name under ``visual.``."""
-        raise NotImplementedError
 
     def pixels_per_token(self, config: Config) -> int:
         """Pixels of an image that become one token: the merged patch's area.
