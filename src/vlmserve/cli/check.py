@@ -9,6 +9,7 @@ from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.cli.console import create_console
 from vlmserve.cli.options import add_checkpoint_arguments, open_checkpoint
 from vlmserve.doctor.describe import describe_checkpoint
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Severity
 from vlmserve.doctor.run import DoctorReport, run_checks
 from vlmserve.errors import CheckpointError, ConfigError
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         0, or 4 when something blocks serving (with ``--strict``, also when something warns).
     """
     checkpoint = open_checkpoint(args)
-    report = run_checks(checkpoint, fast=args.fast)
+    report = run_checks(Examination(checkpoint, fast=args.fast))
     is_bad = bool(report.blocking or (args.strict and report.warnings))
     text = json.dumps(report.as_json(checkpoint), indent=2, ensure_ascii=False)
     if args.json == Path("-"):

@@ -121,6 +121,7 @@ def require_sound(checkpoint: "Checkpoint", allowed: Sequence[str]) -> None:
         ConfigError: An allowed id is not one of a finding.
         CheckpointError: A blocking finding is not allowed; the message holds all of them.
     """
+    from vlmserve.doctor.examination import Examination
     from vlmserve.doctor.finding import SEVERITIES
     from vlmserve.doctor.run import run_checks
 
@@ -128,7 +129,7 @@ def require_sound(checkpoint: "Checkpoint", allowed: Sequence[str]) -> None:
         raise ConfigError(
             f"--allow {min(unknown)}: no such finding", hint=f"known are {', '.join(SEVERITIES)}"
         )
-    report = run_checks(checkpoint, fast=True)
+    report = run_checks(Examination(checkpoint))
     for finding in report.warnings:
         _LOG.warning("warning [%s] %s: %s", finding.id, finding.title, finding.consequence)
     blocking = [finding for finding in report.blocking if finding.id not in allowed]

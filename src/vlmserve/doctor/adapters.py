@@ -13,6 +13,8 @@ from vlmserve.checkpoint.adapter import (
 )
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import (
     Evidence,
     Finding,
@@ -44,9 +46,9 @@ _REFUSED = {
 }
 
 
-def check_match(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_match(exam: Examination) -> Iterator[Outcome]:
     """``lora.match``: modules of the adapter that vLLM does not find, or finds in other sizes."""
-    del fast
+    checkpoint = exam.checkpoint
     adapter = checkpoint.adapter
     if adapter is None:
         return
@@ -60,9 +62,9 @@ def check_match(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
         yield _match_finding(checkpoint, adapter, match)
 
 
-def check_coverage(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_coverage(exam: Examination) -> Iterator[Outcome]:
     """``lora.coverage``: parts of the adapter that vLLM refuses, ignores, or needs a switch for."""
-    del fast
+    checkpoint = exam.checkpoint
     adapter = checkpoint.adapter
     if adapter is None:
         return
@@ -105,9 +107,9 @@ def check_coverage(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
         )
 
 
-def check_identity(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_identity(exam: Examination) -> Iterator[Outcome]:
     """``base.identity``: the base is not the model that the adapter was trained on."""
-    del fast
+    checkpoint = exam.checkpoint
     adapter = checkpoint.adapter
     if adapter is None:
         return
@@ -235,3 +237,44 @@ def _vocabulary_evidence(checkpoint: Checkpoint) -> list[Evidence]:
             value=f"token id {last}, but {config} has vocab_size {rows}",
         )
     ]
+
+
+CHECKS = (
+    Check(
+        id="lora.match",
+        run=check_match,
+        cause="PEFT writes the module paths of the class that was trained. They changed with "
+        "transformers 4.52 (`model.layers` became `model.language_model.layers`), and each "
+        "framework wraps models in its own way, so an adapter and the base that vLLM loads "
+        "may disagree on every name.",
+        evidence="Each module of the adapter is mapped as vLLM maps it and looked up among the "
+        "modules of the base, with its sizes. One that is not there, a pair that is "
+        "incomplete or of other sizes, or a rank above 512 is a finding.",
+        example="0 of 21 LoRA modules fit the base model: this adapter would do nothing in vLLM",
+        remedy="Rename the adapter's keys to the base's module paths, save it with the "
+        "transformers version that the base is loaded with, or merge it into its base.",
+    ),
+    Check(
+        id="lora.coverage",
+        run=check_coverage,
+        cause="Trainers can adapt more than vLLM applies: DoRA, trained biases, whole modules "
+        "beside the LoRA, initialisations that change the base, and weights that LLaVA "
+        "keeps in `non_lora_trainables.bin`.",
+        evidence="`adapter_config.json`, the names of the adapter's tensors and the files beside "
+        "them. What vLLM refuses blocks; what it leaves out warns; modules in the vision"
+        " tower are worth knowing.",
+        example="vLLM refuses adapters with DoRA",
+        remedy="Merge the adapter into its base and serve the result.",
+    ),
+    Check(
+        id="base.identity",
+        run=check_identity,
+        cause="The recorded path of the base is stale, or another size or version of the model "
+        "stands there now.",
+        evidence="Sizes of most adapted modules, and token ids beyond the base's embedding; with "
+        "both models at hand, whether tensors that were not trained are the base's.",
+        example="the adapter was trained on another base model than the one it is laid on",
+        remedy="Give the base it was trained on with `--base-model DIR`.",
+    ),
+)
+"""The checks of this theme, in the order in which they run."""

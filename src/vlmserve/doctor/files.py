@@ -11,6 +11,8 @@ from vlmserve.checkpoint.processor import PROCESSOR_FILES, TOKENIZER_FILES
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo, read_header
 from vlmserve.checkpoint.weights import INDEX_NAME, find_weights
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import (
     Evidence,
     Finding,
@@ -36,9 +38,9 @@ _COPY_AGAIN = "copy or download the checkpoint again and compare file sizes with
 _LOADER = "vllm 0.32 model_executor/model_loader/default_loader.py track_weights_loading"
 
 
-def check_architecture(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_architecture(exam: Examination) -> Iterator[Outcome]:
     """``ckpt.architecture``: the model class is one that vLLM is known to lack."""
-    del fast
+    checkpoint = exam.checkpoint
     reason = unsupported_reason(checkpoint.architecture)
     if reason is not None:
         yield Finding(
@@ -57,9 +59,9 @@ def check_architecture(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcom
         )
 
 
-def check_files(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_files(exam: Examination) -> Iterator[Outcome]:
     """``ckpt.files``: weights, index and JSON files are present, whole and readable."""
-    del fast
+    checkpoint = exam.checkpoint
     faults = [*_json_faults(checkpoint), *_weight_faults(checkpoint)]
     if checkpoint.adapter is not None:
         faults += _adapter_faults(checkpoint)
@@ -67,9 +69,9 @@ def check_files(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
         yield _files_finding(checkpoint, faults)
 
 
-def check_zero(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_zero(exam: Examination) -> Iterator[Outcome]:
     """``ckpt.zero``: DeepSpeed ZeRO-3 shards that were never gathered into weights."""
-    del fast
+    checkpoint = exam.checkpoint
     shards = _zero_shards(checkpoint)
     empty = _empty_tensors(checkpoint)
     has_weights = bool(checkpoint.weights.shards or checkpoint.weights.pickles)
@@ -197,3 +199,39 @@ def _files_finding(checkpoint: Checkpoint, faults: list[Evidence]) -> Finding:
         remedy=_COPY_AGAIN,
         source=_LOADER,
     )
+
+
+CHECKS = (
+    Check(
+        id="ckpt.architecture",
+        run=check_architecture,
+        cause="The model's own code trained it, and vLLM has no implementation of that class.",
+        evidence="`architectures` and `auto_map` of `config.json` against what vLLM 0.32 is known"
+        " to lack.",
+        example="vLLM 0.32 has no LlavaLlamaForCausalLM",
+        remedy="Convert it to the transformers format where there is one; the finding says how.",
+    ),
+    Check(
+        id="ckpt.files",
+        run=check_files,
+        cause="Copies and downloads that stopped half way, Git LFS pointers, shards that were "
+        "never uploaded, JSON edited by hand.",
+        evidence="Every JSON file parses; every file that the index names is there, holds the "
+        "tensors that the index says, and is as long as its header says.",
+        example="missing or broken: model-00002-of-00004.safetensors",
+        remedy="Copy or download the checkpoint again and compare file sizes with the source.",
+    ),
+    Check(
+        id="ckpt.zero",
+        run=check_zero,
+        cause="DeepSpeed ZeRO-3 spreads each tensor over the processes. Without "
+        "`stage3_gather_16bit_weights_on_model_save` the trainer saves empty tensors, or "
+        "its own shards alone.",
+        evidence="Tensors of shape `[0]`, and `global_step*` directories without weights beside "
+        "them.",
+        example="saved under ZeRO-3 without gathering: 36 empty tensors",
+        remedy="Gather them with `python -m deepspeed.utils.zero_to_fp32`; the finding has the "
+        "whole command.",
+    ),
+)
+"""The checks of this theme, in the order in which they run."""

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from vlmserve.checkpoint.overlay import find_gaps
 from vlmserve.checkpoint.processor import Part
-from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
 
 _USUAL_FILES: dict[Part, str] = {
@@ -14,9 +15,9 @@ _USUAL_FILES: dict[Part, str] = {
 }
 
 
-def check_present(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_present(exam: Examination) -> Iterator[Outcome]:
     """``proc.present``: image processor, tokenizer and chat template are there or at hand."""
-    del fast
+    checkpoint = exam.checkpoint
     gaps = find_gaps(checkpoint)
     if not gaps:
         return
@@ -64,3 +65,19 @@ def _consequence(missing: Sequence[str]) -> str:
     if list(missing) == ["chat template"]:
         return "vLLM starts and fails at the first chat request."
     return "vLLM does not start."
+
+
+CHECKS = (
+    Check(
+        id="proc.present",
+        run=check_present,
+        cause="Trainers save the model, and the tokenizer at best: the processor is saved only "
+        "where it was handed to the trainer as such.",
+        evidence="Image processor, tokenizer and chat template in any of the layouts of "
+        "transformers 4 and 5, in the checkpoint and in its base.",
+        example="image processor missing, but at hand in the base model",
+        remedy="Copy the files from the base model or the training run; `vlmserve serve` borrows "
+        "them without touching the checkpoint.",
+    ),
+)
+"""The checks of this theme, in the order in which they run."""

@@ -1,17 +1,14 @@
 """Running the checks over one checkpoint."""
 
 import logging
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from vlmserve.chat import Value
 from vlmserve.checkpoint.source import Checkpoint
-from vlmserve.doctor.adapters import check_coverage, check_identity, check_match
-from vlmserve.doctor.files import check_architecture, check_files, check_zero
+from vlmserve.doctor import adapters, files, processor, tensors, training
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown, severity_rank
-from vlmserve.doctor.processor import check_present
-from vlmserve.doctor.tensors import check_finite, check_tensors
-from vlmserve.doctor.training import check_no_signal
 from vlmserve.errors import CheckpointError
 
 SCHEMA_VERSION = 1
@@ -19,34 +16,18 @@ SCHEMA_VERSION = 1
 _LOGGER = logging.getLogger(__name__)
 
 
-class Check(Protocol):
-    """One check over a checkpoint."""
+CHECKS: tuple[Check, ...] = (
+    *files.CHECKS,
+    *tensors.CHECKS,
+    *processor.CHECKS,
+    *adapters.CHECKS,
+    *training.CHECKS,
+)
+"""Every check, in the order in which they run."""
 
-    def __call__(self, checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
-        """Yield what is wrong, and what could not be checked.
-
-        Raises:
-            CheckpointError: A file that it needs is broken; ``run_checks`` notes it as unknown.
-        """
-        ...
-
-
-_CHECKS: dict[str, Check] = {
-    "ckpt.architecture": check_architecture,
-    "ckpt.files": check_files,
-    "ckpt.zero": check_zero,
-    "ckpt.tensors": check_tensors,
-    "proc.present": check_present,
-    "base.identity": check_identity,
-    "lora.match": check_match,
-    "lora.coverage": check_coverage,
-    "train.no-signal": check_no_signal,
-    "ckpt.finite": check_finite,
-}
-
-# Findings that explain others of the same checkpoint: what follows, from what.
-_CAUSES = {
-    "lora.match": "base.identity",
+# What a finding follows from when both are there: the id, and the ids that explain it.
+_CAUSES: dict[str, tuple[str, ...]] = {
+    "lora.match": ("base.identity",),
 }
 
 
@@ -78,23 +59,18 @@ class DoctorReport(Value):
         }
 
 
-def run_checks(checkpoint: Checkpoint, *, fast: bool = True) -> DoctorReport:
-    """Check a checkpoint. Never raises: what fails to run is reported as unknown.
-
-    Args:
-        checkpoint: What to check.
-        fast: Leave out what reads every weight; headers and adapters take well under a second.
-    """
+def run_checks(exam: Examination) -> DoctorReport:
+    """Check a checkpoint. Never raises: what fails to run is reported as unknown."""
     outcomes: list[Outcome] = []
-    for check_id, check in _CHECKS.items():
+    for check in CHECKS:
         try:
-            outcomes += check(checkpoint, fast=fast)
+            outcomes += check.run(exam)
         except CheckpointError as error:
-            outcomes.append(Unknown(id=check_id, reason=error.message))
+            outcomes.append(Unknown(id=check.id, reason=error.message))
         except Exception as error:
             # One broken check must not hide what the others found.
-            _LOGGER.exception("check %s failed; this is a bug in vlmserve", check_id)
-            outcomes.append(Unknown(id=check_id, reason=f"the check failed: {error!r}"))
+            _LOGGER.exception("check %s failed; this is a bug in vlmserve", check.id)
+            outcomes.append(Unknown(id=check.id, reason=f"the check failed: {error!r}"))
     findings = _trace([outcome for outcome in outcomes if isinstance(outcome, Finding)])
     return DoctorReport(
         findings=tuple(sorted(findings, key=lambda finding: severity_rank(finding.severity))),
@@ -107,10 +83,10 @@ def _trace(findings: list[Finding]) -> list[Finding]:
     present = {finding.id for finding in findings}
     traced = []
     for finding in findings:
-        cause = _CAUSES.get(finding.id)
-        if cause in present:
+        cause = next((cause for cause in _CAUSES.get(finding.id, ()) if cause in present), None)
+        if cause is None:
+            traced.append(finding)
+        else:
             marks = {"severity": "info", "caused_by": cause}
             traced.append(finding.model_copy(update=marks))
-        else:
-            traced.append(finding)
     return traced

@@ -8,6 +8,8 @@ from vlmserve.checkpoint.families import Component
 from vlmserve.checkpoint.inventory import TensorInventory, compare_tensors
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo, count_nonfinite
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import (
     Evidence,
     Finding,
@@ -19,9 +21,9 @@ from vlmserve.doctor.finding import (
 _COMPONENTS: tuple[Component, ...] = ("vision tower", "projector", "language model")
 
 
-def check_tensors(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_tensors(exam: Examination) -> Iterator[Outcome]:
     """``ckpt.tensors``: tensors that are missing, have no place, or have another shape."""
-    del fast
+    checkpoint = exam.checkpoint
     if checkpoint.family is None:
         reason = f"the tensors of {checkpoint.architecture} are not known to vlmserve"
         yield Unknown(id="ckpt.tensors", reason=reason)
@@ -44,15 +46,16 @@ def check_tensors(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
         yield _tensors_finding(inventory, evidence)
 
 
-def check_finite(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_finite(exam: Examination) -> Iterator[Outcome]:
     """``ckpt.finite``: values that are infinite or not a number.
 
     Reads every weight; the fast pass reads an adapter's alone.
     """
+    checkpoint = exam.checkpoint
     sources: list[Mapping[str, TensorInfo]] = []
     if checkpoint.adapter is not None:
         sources.append(checkpoint.adapter.tensors)
-    if fast:
+    if exam.fast:
         reason = "the model's weights are not read in the fast pass; run vlmserve check"
         yield Unknown(id="ckpt.finite", reason=reason)
     elif checkpoint.weights.shards:
@@ -144,3 +147,29 @@ def _tensors_finding(inventory: TensorInventory, evidence: list[Evidence]) -> Fi
 
 def _count(number: int) -> str:
     return "1 tensor" if number == 1 else f"{number} tensors"
+
+
+CHECKS = (
+    Check(
+        id="ckpt.tensors",
+        run=check_tensors,
+        cause="A prefix that a trainer put before the names, a part that was frozen and left out,"
+        " a vocabulary that was resized in the weights but not in the configuration.",
+        evidence="The tensors in the headers against those that the configuration asks for, by "
+        "component; buffers that are computed anyway are left out.",
+        example="vision tower: 43 tensors missing",
+        remedy="Save the model again from the class that `config.json` names, or copy what was "
+        "frozen from the base model.",
+    ),
+    Check(
+        id="ckpt.finite",
+        run=check_finite,
+        cause="Training diverged, or bfloat16 weights were converted to float16, which ends at "
+        "65504.",
+        evidence="Every value of every weight that can be infinite or not a number.",
+        example="1 tensors hold values that are infinite or not a number",
+        remedy="Go back to a checkpoint from before training diverged; convert to bfloat16 "
+        "instead of float16.",
+    ),
+)
+"""The checks of this theme, in the order in which they run."""

@@ -7,6 +7,8 @@ from typing import Any
 from vlmserve.checkpoint.adapter import WEIGHTS_NAME
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo, is_equal, is_zero
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, Unknown, enumerate_names
 
 # Share of logged steps without signal from which the run as a whole is in doubt. Below it, single
@@ -16,9 +18,9 @@ _DOUBTFUL_SHARE = 0.5
 _HEAD_BYTES = 1 << 14
 
 
-def check_no_signal(checkpoint: Checkpoint, *, fast: bool) -> Iterator[Outcome]:
+def check_no_signal(exam: Examination) -> Iterator[Outcome]:
     """``train.no-signal``: the fine-tune equals its base, or its loss was nothing to learn from."""
-    del fast
+    checkpoint = exam.checkpoint
     evidence = []
     if checkpoint.adapter is not None:
         evidence += _zero_adapter(checkpoint)
@@ -120,3 +122,20 @@ def _log_evidence(dead: list[Mapping[str, Any]], logged: int) -> Evidence:
         key="log_history",
         value=f"{len(dead)} of {logged} entries with loss 0 or NaN and no gradient: steps {steps}",
     )
+
+
+CHECKS = (
+    Check(
+        id="train.no-signal",
+        run=check_no_signal,
+        cause="All labels of a sample are masked: truncation cut the answer, or template and "
+        "tokenizer do not fit. The loss is NaN, its gradient is 0, and the transformers "
+        "Trainer logs 0.0.",
+        evidence="All `lora_B` zero; all tensors equal to the base's; steps with loss 0 or NaN "
+        "and no gradient in `trainer_state.json`.",
+        example="this checkpoint answers exactly as its base model does",
+        remedy="Raise the training's length limit, check the template, and train again; `--data` "
+        "shows which samples lose their labels.",
+    ),
+)
+"""The checks of this theme, in the order in which they run."""

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import SEVERITIES, Finding
 from vlmserve.doctor.run import DoctorReport, run_checks
 
@@ -18,7 +19,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 
 def check(directory: Path, base: Path | None = None, *, fast: bool = False) -> DoctorReport:
-    return run_checks(load_checkpoint(directory, base_model=base), fast=fast)
+    return run_checks(Examination(load_checkpoint(directory, base_model=base), fast=fast))
 
 
 def serious(report: DoctorReport) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 from vlmserve.checkpoint.families import find_family
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.cli.main import main
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.run import run_checks
 
 HEAVY = ("torch", "transformers", "numpy", "scipy", "vllm")
@@ -132,7 +133,7 @@ def test_only_headers_of_a_7b_model_are_read(tmp_path: Path) -> None:
     }
     assert write_sparse(tmp_path, config, 5) > 16e9
     before = bytes_read()
-    report = run_checks(load_checkpoint(tmp_path), fast=True)
+    report = run_checks(Examination(load_checkpoint(tmp_path), fast=True))
     assert [finding.id for finding in report.findings] == ["proc.present"]
     # Headers, read anew by a few checks, of 16 GB of weights.
     assert bytes_read() - before < 5e6

@@ -1,6 +1,7 @@
 """Findings, their severities, and what becomes of a check that fails."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.doctor import run
 from vlmserve.doctor.describe import describe_checkpoint
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import SEVERITIES, Evidence, Finding, enumerate_names
 from vlmserve.doctor.run import run_checks
 
@@ -40,10 +42,10 @@ def test_every_id_has_a_check_that_says_it() -> None:
     said = {
         found
         for path in source.glob("*.py")
-        if path.name not in ("finding.py", "run.py")
+        if path.name not in ("finding.py", "run.py", "check.py")
         for found in re.findall(r'id="([a-z]+\.[a-z-]+)"', path.read_text())
     }
-    assert said == set(SEVERITIES) == set(run._CHECKS)
+    assert said == set(SEVERITIES) == {check.id for check in run.CHECKS}
 
 
 def test_names_are_cut_with_a_count() -> None:
@@ -57,10 +59,13 @@ def test_a_check_that_fails_does_not_hide_the_others(
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(run._CHECKS, "ckpt.zero", broken)
+    checks = [
+        replace(check, run=broken) if check.id == "ckpt.zero" else check for check in run.CHECKS
+    ]
+    monkeypatch.setattr(run, "CHECKS", checks)
     directory = write.model()
     (directory / "preprocessor_config.json").unlink()
-    report = run_checks(load_checkpoint(directory))
+    report = run_checks(Examination(load_checkpoint(directory)))
     assert [found.id for found in report.findings] == ["proc.present"]
     assert "ZeroDivisionError" in {u.id: u.reason for u in report.unknown}["ckpt.zero"]
     assert "ckpt.zero" in caplog.text
@@ -70,7 +75,7 @@ def test_most_serious_first(write: Any) -> None:
     directory = write.model()
     (directory / "trainer_state.json").write_text('{"log_history": [{"loss": 0.0}]}')
     (directory / "preprocessor_config.json").unlink()
-    report = run_checks(load_checkpoint(directory))
+    report = run_checks(Examination(load_checkpoint(directory)))
     assert [found.severity for found in report.findings] == ["block", "warn"]
     assert [found.id for found in report.blocking] == ["proc.present"]
     assert [found.id for found in report.warnings] == ["train.no-signal"]

@@ -1,0 +1,1 @@
+"""Data sets of conversations in the formats that people train with, read without conversion."""
