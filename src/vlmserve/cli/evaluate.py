@@ -196,11 +196,11 @@ def _find_sides(
     train_env = parse_train_env(args.train_env) if args.train_env else None
     if not _is_url(args.ckpt):
         checkpoint = open_checkpoint(args)
-        require_sound(checkpoint, args.allow)
+        require_sound(checkpoint, args.allow, serve=config, train_env=train_env)
         if args.baseline is not None and _is_url(args.baseline):
             before = endpoint(args.baseline)
             return lambda: (before, checkpoint_side(checkpoint, config, train_env=train_env))
-        baseline = _find_baseline(args, checkpoint)
+        baseline = _find_baseline(args, config, checkpoint)
         return lambda: checkpoint_sides(baseline, checkpoint, config, train_env=train_env)
     if args.baseline is None:
         raise ConfigError(
@@ -208,7 +208,7 @@ def _find_sides(
         )
     candidate = endpoint(args.ckpt)
     if not _is_url(args.baseline):
-        baseline = _open_baseline(args)
+        baseline = _open_baseline(args, config)
         return lambda: (checkpoint_side(baseline, config, train_env=train_env), candidate)
     if train_env is not None:
         raise ConfigError("--train-env: both sides are endpoints, which have their own settings")
@@ -216,11 +216,13 @@ def _find_sides(
     return lambda: (before, candidate)
 
 
-def _find_baseline(args: argparse.Namespace, candidate: "Checkpoint") -> "Checkpoint":
+def _find_baseline(
+    args: argparse.Namespace, config: "ServeConfig", candidate: "Checkpoint"
+) -> "Checkpoint":
     if args.baseline is not None:
-        return _open_baseline(args)
+        return _open_baseline(args, config)
     if candidate.base is not None:
-        require_sound(candidate.base, args.allow)
+        require_sound(candidate.base, args.allow, serve=config)
         return candidate.base
     known = "nothing says what it was trained from"
     if candidate.base_ref is not None:
@@ -228,11 +230,11 @@ def _find_baseline(args: argparse.Namespace, candidate: "Checkpoint") -> "Checkp
     raise ConfigError(f"{candidate.path}: {known}, so there is no baseline", hint=_NAME_IT)
 
 
-def _open_baseline(args: argparse.Namespace) -> "Checkpoint":
+def _open_baseline(args: argparse.Namespace, config: "ServeConfig") -> "Checkpoint":
     from vlmserve.checkpoint.source import load_checkpoint
 
     baseline = load_checkpoint(args.baseline, path_map=parse_path_maps(args.path_map))
-    require_sound(baseline, args.allow)
+    require_sound(baseline, args.allow, serve=config)
     return baseline
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
 
@@ -40,7 +41,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_train_env_argument(parser: argparse.ArgumentParser) -> None:
+def add_train_env_argument(parser: "argparse._ActionsContainer") -> None:
     """Add ``--train-env``."""
     parser.add_argument(
         "--train-env",
@@ -55,7 +56,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and ``--set``."""
     group = parser.add_argument_group("settings (defaults < file < --set < flags)")
     group.add_argument("--config", type=Path, metavar="FILE", help="a file such as configs/*.yaml")
-    group.add_argument(
+    add_setting_argument(group)
+
+
+def add_setting_argument(parser: "argparse._ActionsContainer") -> None:
+    """Add ``--set``."""
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -110,12 +116,20 @@ def add_allow_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def require_sound(checkpoint: "Checkpoint", allowed: Sequence[str]) -> None:
+def require_sound(
+    checkpoint: "Checkpoint",
+    allowed: Sequence[str],
+    *,
+    serve: "ServeConfig",
+    train_env: "VisionLimits | None" = None,
+) -> None:
     """Run the fast checks, log warnings, and refuse to go on at a blocking finding.
 
     Args:
         checkpoint: The checkpoint to be served.
         allowed: Ids of findings that the user accepts.
+        serve: How it will be served.
+        train_env: What the training framework took from its environment.
 
     Raises:
         ConfigError: An allowed id is not one of a finding.
@@ -129,7 +143,7 @@ def require_sound(checkpoint: "Checkpoint", allowed: Sequence[str]) -> None:
         raise ConfigError(
             f"--allow {min(unknown)}: no such finding", hint=f"known are {', '.join(SEVERITIES)}"
         )
-    report = run_checks(Examination(checkpoint))
+    report = run_checks(Examination(checkpoint, serve=serve, train_env=train_env))
     for finding in report.warnings:
         _LOG.warning("warning [%s] %s: %s", finding.id, finding.title, finding.consequence)
     blocking = [finding for finding in report.blocking if finding.id not in allowed]

@@ -81,7 +81,7 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
     with Stages() as stages, tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
         stages.begin("checking the checkpoint")
         checkpoint = open_checkpoint(args)
-        require_sound(checkpoint, args.allow)
+        require_sound(checkpoint, args.allow, serve=config, train_env=train_env)
         plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env)
         for note in plan.notes:
             _LOG.info(note)

@@ -67,7 +67,7 @@ class Finding(Value):
     """One thing that is wrong with a checkpoint."""
 
     id: str
-    """A key of ``SEVERITIES``."""
+    """The check's id, such as ``lora.match``."""
 
     severity: Severity = Field(default_factory=lambda values: SEVERITIES[values["id"]])
     """The id's own unless a milder one is given; never a more serious one."""

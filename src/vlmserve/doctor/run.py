@@ -1,17 +1,13 @@
 """Running the checks over one checkpoint."""
 
 import logging
-from typing import Any
 
-from vlmserve.chat import Value
-from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.doctor import adapters, files, processor, tensors, training
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown, severity_rank
+from vlmserve.doctor.report import DoctorReport
 from vlmserve.errors import CheckpointError
-
-SCHEMA_VERSION = 1
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,34 +25,6 @@ CHECKS: tuple[Check, ...] = (
 _CAUSES: dict[str, tuple[str, ...]] = {
     "lora.match": ("base.identity",),
 }
-
-
-class DoctorReport(Value):
-    """What the checks said, most serious first."""
-
-    findings: tuple[Finding, ...]
-    unknown: tuple[Unknown, ...]
-
-    @property
-    def blocking(self) -> tuple[Finding, ...]:
-        """Findings with which it should not be served."""
-        return tuple(finding for finding in self.findings if finding.severity == "block")
-
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        """Findings with which it serves something other than what was trained."""
-        return tuple(finding for finding in self.findings if finding.severity == "warn")
-
-    def as_json(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The report as ``vlmserve check --json`` writes it."""
-        family = checkpoint.family
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "checkpoint": str(checkpoint.path),
-            "family": None if family is None else family.name,
-            "findings": [finding.model_dump(mode="json") for finding in self.findings],
-            "unknown": [unknown.model_dump(mode="json") for unknown in self.unknown],
-        }
 
 
 def run_checks(exam: Examination) -> DoctorReport:

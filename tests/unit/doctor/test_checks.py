@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import SEVERITIES, Finding
-from vlmserve.doctor.run import DoctorReport, run_checks
+from vlmserve.doctor.report import DoctorReport
+from vlmserve.doctor.run import run_checks
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 

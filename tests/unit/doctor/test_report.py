@@ -1,10 +1,12 @@
 """Findings, their severities, and what becomes of a check that fails."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
@@ -12,7 +14,8 @@ from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.doctor import run
 from vlmserve.doctor.describe import describe_checkpoint
 from vlmserve.doctor.examination import Examination
-from vlmserve.doctor.finding import SEVERITIES, Evidence, Finding, enumerate_names
+from vlmserve.doctor.finding import SEVERITIES, Evidence, Finding, Unknown, enumerate_names
+from vlmserve.doctor.report import DoctorReport, create_record, render_markdown
 from vlmserve.doctor.run import run_checks
 
 
@@ -81,15 +84,19 @@ def test_most_serious_first(write: Any) -> None:
     assert [found.id for found in report.warnings] == ["train.no-signal"]
 
 
-def test_json(write: Any) -> None:
+def test_record(write: Any) -> None:
     checkpoint = load_checkpoint(write.model())
     evidence = (Evidence(file="f", key="k", value="v"),)
     found = finding(id="ckpt.files", evidence=evidence)
-    report = run.DoctorReport(findings=(found,), unknown=())
-    assert report.as_json(checkpoint) == {
+    unknown = Unknown(id="ckpt.finite", reason="fast")
+    record = create_record(checkpoint, DoctorReport(findings=(found,), unknown=(unknown,)))
+    written = json.loads(record.model_dump_json())
+    assert written == {
         "schema_version": 1,
         "checkpoint": str(checkpoint.path),
         "family": "qwen2_vl",
+        "description": describe_checkpoint(checkpoint),
+        "verdict": "1 blocking: t",
         "findings": [
             {
                 "id": "ckpt.files",
@@ -102,8 +109,46 @@ def test_json(write: Any) -> None:
                 "caused_by": None,
             }
         ],
-        "unknown": [],
+        "unknown": [{"id": "ckpt.finite", "reason": "fast"}],
     }
+    published = Path(__file__).parents[3] / "docs" / "schema" / "check-report.schema.json"
+    schema = json.loads(published.read_text())
+    jsonschema.validate(written, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**written, "findings": [{"id": "ckpt.files"}]}, schema)
+
+
+@pytest.mark.parametrize(
+    ("ids", "verdict"),
+    [
+        ([], "nothing found that keeps it from being served as it was trained"),
+        (["train.no-signal"], "1 warning: t"),
+        (["ckpt.files", "ckpt.zero", "pos.mrope"], "2 blocking, 1 warning: t"),
+        (["pos.mrope", "train.no-signal"], "2 warnings: t"),
+    ],
+)
+def test_verdict(ids: list[str], verdict: str) -> None:
+    found = tuple(finding(id=each) for each in ids)
+    assert DoctorReport(findings=found, unknown=()).verdict == verdict
+
+
+def test_info_does_not_count_in_the_verdict() -> None:
+    found = (finding(id="ckpt.files", severity="info"),)
+    assert DoctorReport(findings=found, unknown=()).verdict.startswith("nothing found")
+
+
+def test_markdown_keeps_tokens_and_diffs(write: Any) -> None:
+    evidence = (
+        Evidence(file="chat_template.jinja", key="system", value="-<image>\n+``` <|im_end|>"),
+        Evidence(file="tokenizer.json", key="", value="<image> moved"),
+    )
+    found = finding(id="template.render-diff", title="a_b <s>", evidence=evidence)
+    report = DoctorReport(findings=(found,), unknown=(Unknown(id="tok.rows", reason="r"),))
+    text = render_markdown(create_record(load_checkpoint(write.model()), report))
+    assert "### warn: `template.render-diff` a\\_b \\<s\\>" in text
+    assert "`````\n-<image>\n+``` <|im_end|>\n`````" in text
+    assert "- `tokenizer.json`: \\<image\\> moved" in text
+    assert "- `tok.rows`: r" in text
 
 
 def test_description_of_a_model(write: Any) -> None:
