@@ -3,10 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vlmserve.checkpoint.tensors import Shape
 from vlmserve.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from vlmserve.checkpoint.processor_settings import ProcessorSettings
+    from vlmserve.checkpoint.visual_tokens.base import VisualTokens
 
 Config = Mapping[str, Any]
 """A parsed ``config.json`` or one of its sections."""
@@ -106,6 +110,18 @@ class Family(ABC):
     def explain(self, missing: frozenset[str], unexpected: frozenset[str]) -> str | None:
         """A known cause of missing and unexpected tensors together, in a sentence."""
         del missing, unexpected
+        return None
+
+    def visual_tokens(self, config: Config, settings: "ProcessorSettings") -> "VisualTokens | None":
+        """The family's token formula with a checkpoint's settings.
+
+        Returns:
+            The formula, or ``None`` where none is known.
+
+        Raises:
+            CheckpointError: A setting that it needs is missing or malformed.
+        """
+        del config, settings
         return None
 
     def linear_modules(self, config: Config) -> dict[str, tuple[int, int]] | None:
