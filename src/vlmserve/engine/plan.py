@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.checkpoint.overlay import create_overlay, find_gaps
-from vlmserve.engine.media_limits import training_media_settings
+from vlmserve.checkpoint.serving_limits import training_media_settings
 from vlmserve.errors import AdapterMismatchError, ConfigError
 
 if TYPE_CHECKING:
