@@ -1,12 +1,12 @@
 """What an image's file says of it, without decoding: size, mode, orientation, and whether it ends.
 
-Pillow opens lazily, so that a header costs some 100 microseconds where its file is in memory. Files
-are read in threads because a disk or a network makes them wait; Pillow's own work holds the GIL.
+Pillow opens lazily, so that a header costs some 100 microseconds where its file is in memory.
 """
 
 import io
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +20,19 @@ from vlmserve.media.sniff import sniff_content_type
 if TYPE_CHECKING:
     from PIL import Image
 
-ImageSource = Path | bytes
-"""An image's file, or what is in it."""
+ImageSource = Path | bytes | Callable[[], bytes]
+"""An image's file, what is in it, or what reads that."""
 
 HeaderProgress = Callable[[int, int], None]
 """Told how many of how many headers have been read."""
 
-_N_THREADS = 8
-_BATCH = 32
-# One read brings the whole header of most files, so that a thread lets go of the GIL only once. On
-# two cores 8 threads read as many headers a second as one does with the files in memory; with
-# Python's default of 8 KiB they read half as many.
+_BATCH = 64
 _BUFFER_BYTES = 64 * 1024
+# Pillow's work holds the GIL, so that threads help only where a disk or a network makes them wait:
+# with the files in memory 8 threads on two cores read half as many headers a second as one.
+_WAITING_S = 0.001
+_N_THREADS = 16
+_BATCHES_IN_THREADS = 32
 
 _ORIENTATION_TAG = 0x0112
 # EXIF orientations that swap width and height (EXIF 2.32, tag 0x0112).
@@ -85,7 +86,7 @@ def read_image_header(source: ImageSource) -> ImageHeader:
     """Read what an image's file says of it.
 
     Args:
-        source: The file, or its bytes.
+        source: The file, its bytes, or what reads them.
 
     Raises:
         MediaError: There is no such file, it cannot be read, or it is no image that Pillow knows.
@@ -101,26 +102,28 @@ def read_image_headers(
     """Read many headers at once.
 
     Args:
-        sources: Files, or bytes.
+        sources: Files, their bytes, or what reads these.
         progress: Told now and then, from this thread, how many are done.
 
     Returns:
         Shape ``(len(sources),)``: each header, or why there is none.
     """
-    batches = [sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)]
     results: list[ImageHeader | MediaError] = []
     # Filters are of the whole process, so they are set once and not in each thread.
     with warnings.catch_warnings(), ThreadPoolExecutor(_N_THREADS) as threads:
         warnings.simplefilter("ignore")
-        for headers in threads.map(_read_batch, batches):
-            results += headers
+        waiting = False
+        while len(results) < len(sources):
+            n_next = _BATCH * _BATCHES_IN_THREADS if waiting else _BATCH
+            batch = sources[len(results) : len(results) + n_next]
+            started_s = time.perf_counter()
+            results += (
+                threads.map(_header_or_error, batch) if waiting else map(_header_or_error, batch)
+            )
+            waiting = (time.perf_counter() - started_s) / len(batch) > _WAITING_S
             if progress is not None:
                 progress(len(results), len(sources))
     return results
-
-
-def _read_batch(sources: Sequence[ImageSource]) -> list[ImageHeader | MediaError]:
-    return [_header_or_error(source) for source in sources]
 
 
 def _header_or_error(source: ImageSource) -> ImageHeader | MediaError:
@@ -131,25 +134,28 @@ def _header_or_error(source: ImageSource) -> ImageHeader | MediaError:
 
 
 def _read(source: ImageSource) -> ImageHeader:
-    if isinstance(source, bytes):
-        return _read_stream(io.BytesIO(source), len(source), "the embedded image")
+    if not isinstance(source, Path):
+        data = source if isinstance(source, bytes) else source()
+        return _read_stream(io.BytesIO(data), data[-_TAIL_BYTES:], "the embedded image")
     try:
         with source.open("rb", buffering=_BUFFER_BYTES) as stream:
-            return _read_stream(stream, os.fstat(stream.fileno()).st_size, str(source))
+            # Not through the buffer, which holds the header.
+            file = stream.fileno()
+            tail = os.pread(file, _TAIL_BYTES, max(0, os.fstat(file).st_size - _TAIL_BYTES))
+            return _read_stream(stream, tail, str(source))
     except FileNotFoundError:
         raise MediaError(f"{source}: no such file") from None
     except OSError as error:
         raise MediaError(f"{source}: {error.strerror or error}") from error
 
 
-def _read_stream(stream: IO[bytes], n_bytes: int, name: str) -> ImageHeader:
+def _read_stream(stream: IO[bytes], tail: bytes, name: str) -> ImageHeader:
     from PIL import Image, UnidentifiedImageError
 
-    if n_bytes == 0:
+    if not tail:
         raise MediaError(f"{name}: the file is empty")
     try:
         with Image.open(stream) as image:
-            tail = _read_tail(stream, n_bytes)
             return ImageHeader(
                 width_px=image.width,
                 height_px=image.height,
@@ -160,7 +166,7 @@ def _read_stream(stream: IO[bytes], n_bytes: int, name: str) -> ImageHeader:
                 bits=_bits(image),
                 is_animated=image.format in _ANIMATED_FORMATS
                 and bool(getattr(image, "is_animated", False)),
-                is_truncated=_lacks_end(image.format, tail, n_bytes) and not _decodes(stream),
+                is_truncated=_lacks_end(image.format, tail) and not _decodes(stream),
             )
     except Image.DecompressionBombError as error:
         raise MediaError(f"{name}: too large for Pillow: {error}") from error
@@ -169,14 +175,6 @@ def _read_stream(stream: IO[bytes], n_bytes: int, name: str) -> ImageHeader:
     except Exception as error:
         # Each of Pillow's readers has its own ways to fail at a malformed file.
         raise MediaError(f"{name}: its header cannot be read: {error}") from error
-
-
-def _read_tail(stream: IO[bytes], n_bytes: int) -> bytes:
-    place = stream.tell()
-    stream.seek(max(0, n_bytes - _TAIL_BYTES))
-    tail = stream.read(_TAIL_BYTES)
-    stream.seek(place)
-    return tail
 
 
 def _orientation(image: "Image.Image", tail: bytes) -> int:
@@ -202,7 +200,7 @@ def _bits(image: "Image.Image") -> int:
     return 16 if image.mode.startswith("I;16") else _MODE_BITS.get(image.mode, 8)
 
 
-def _lacks_end(image_format: str | None, tail: bytes, n_bytes: int) -> bool:
+def _lacks_end(image_format: str | None, tail: bytes) -> bool:
     """Whether the mark is missing that ends a whole file; some whole files have more behind it."""
     if image_format in {"JPEG", "MPO"}:
         return not tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
