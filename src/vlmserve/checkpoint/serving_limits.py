@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.files import read_json_if_present
+from vlmserve.checkpoint.processor_settings import PartSettings, ProcessorSettings
 from vlmserve.checkpoint.provenance import VisionLimits
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.source import Checkpoint
 
 # Where vLLM 0.32's video loaders take them (multimodal/video.py).
-_VIDEO_KEYS = {"fps": "fps", "fps_max_frames": "max_frames"}
+_VIDEO_KEYS = {"fps": "fps", "fps_min_frames": "min_frames", "fps_max_frames": "max_frames"}
 _PIXEL_LIMITS = ("min_pixels", "max_pixels")
 _SIZE_SETTINGS = frozenset({"size", "min_pixels", "max_pixels", "images_kwargs"})
 
@@ -63,6 +64,35 @@ def training_media_settings(
     return MediaSettings(
         _image_size(checkpoint, pixels), {"video": video} if video else {}, tuple(notes)
     )
+
+
+def with_processor_kwargs(
+    settings: ProcessorSettings, kwargs: Mapping[str, Any]
+) -> ProcessorSettings:
+    """The settings that hold when vLLM hands ``mm_processor_kwargs`` to the processor.
+
+    Settings at the top reach both processors, those in ``images_kwargs`` and ``videos_kwargs`` one
+    (transformers 5.19 processing_utils.py ``_merge_kwargs``).
+    """
+    scopes = ("images_kwargs", "videos_kwargs")
+    shared = {key: value for key, value in kwargs.items() if key not in scopes}
+    parts = []
+    for scope, part in zip(scopes, (settings.image, settings.video), strict=True):
+        own = kwargs.get(scope)
+        chosen = {**shared, **(own if isinstance(own, Mapping) else {})}
+        parts.append(_with_settings(part, chosen) if chosen else part)
+    return replace(settings, image=parts[0], video=parts[1])
+
+
+def _with_settings(part: PartSettings, chosen: Mapping[str, Any]) -> PartSettings:
+    values = dict(part)
+    size = chosen.get("size")
+    if isinstance(size, Mapping):
+        # min_pixels and max_pixels are another spelling of the same, and would win.
+        values.pop("min_pixels", None)
+        values.pop("max_pixels", None)
+        chosen = {**chosen, "size": {**(values.get("size") or {}), **size}}
+    return PartSettings({**values, **chosen}, class_name=part.class_name)
 
 
 def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_qwen: bool) -> str:
