@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmserve.checkpoint.families.base import Component, Family, TensorSpec
+from vlmserve.checkpoint.families.internvl import InternVL, InternVLChat
 from vlmserve.checkpoint.families.llava import Llava
 from vlmserve.checkpoint.families.llava_next import LlavaNext
+from vlmserve.checkpoint.families.llava_onevision import LlavaOnevision
+from vlmserve.checkpoint.families.llava_original import LlavaOriginal, is_llava_original
+from vlmserve.checkpoint.families.mplug_owl2 import MplugOwl2
+from vlmserve.checkpoint.families.mplug_owl3 import MplugOwl3
 from vlmserve.checkpoint.families.qwen2_5_vl import Qwen25VL
 from vlmserve.checkpoint.families.qwen2_vl import Qwen2VL
 from vlmserve.checkpoint.families.qwen3_vl import Qwen3VL
 from vlmserve.checkpoint.families.unsupported import unsupported_reason
+from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 
 __all__ = [
     "FAMILIES",
@@ -18,11 +24,26 @@ __all__ = [
     "TensorSpec",
     "find_architecture",
     "find_family",
+    "is_llava_original",
     "unsupported_reason",
 ]
 
-FAMILIES: tuple[Family, ...] = (Qwen2VL(), Qwen25VL(), Qwen3VL(), Llava(), LlavaNext())
-"""The families whose tensors are known here. vLLM serves more; those are not checkable."""
+FAMILIES: tuple[Family, ...] = (
+    Qwen2VL(),
+    Qwen25VL(),
+    Qwen3VL(),
+    Llava(),
+    LlavaNext(),
+    LlavaOnevision(),
+    InternVL(),
+    InternVLChat(),
+    LlavaOriginal(),
+    XComposer2(),
+    MplugOwl2(),
+    MplugOwl3(),
+)
+"""The families whose tensors are known here; ``served`` says which of them vLLM has. vLLM serves
+more; those are not checkable."""
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:
@@ -47,6 +68,6 @@ def find_architecture(config: Mapping[str, Any]) -> str | None:
     if isinstance(architectures, list) and architectures:
         return str(architectures[0])
     # Some trainers drop the key; the model type names the class just as well.
-    by_type = (family for family in FAMILIES if family.name == config.get("model_type"))
-    family = next(by_type, None)
-    return None if family is None else min(family.architectures)
+    model_type = str(config.get("model_type"))
+    named = (family.architecture_for(model_type) for family in FAMILIES)
+    return next((name for name in named if name is not None), None)

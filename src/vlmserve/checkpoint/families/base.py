@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vlmserve.checkpoint.tensors import Shape
@@ -43,11 +44,12 @@ class TensorSpec:
 
 
 class Family(ABC):
-    """One model family that vLLM 0.32 serves.
+    """One model family that people fine-tune.
 
     Tensor names come in several layouts, by the version of transformers that saved them and by
     whether that version's own names were kept. ``canonical`` maps all that vLLM accepts to vLLM's
-    own, and everything else here speaks of those.
+    own, and everything else here speaks of those. A family that vLLM lacks has canonical names
+    after the same fashion, so that components and comparisons work all the same.
     """
 
     name: ClassVar[str]
@@ -58,6 +60,15 @@ class Family(ABC):
 
     architectures: ClassVar[frozenset[str]]
     """Values of ``architectures`` in ``config.json``."""
+
+    served: ClassVar[bool] = True
+    """Whether vllm 0.32 has it (``model_executor/models/registry.py``)."""
+
+    supports_lora: ClassVar[bool] = True
+    """Whether vllm 0.32 takes adapters for it: the class's ``SupportsLoRA``."""
+
+    traps: ClassVar[tuple[str, ...]] = ()
+    """What goes wrong with this family in particular and no file tells, each in a sentence."""
 
     renames: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes that vLLM rewrites, in order, each applied to the result of the one before: the
@@ -80,6 +91,41 @@ class Family(ABC):
         Raises:
             CheckpointError: A size in the configuration is not a positive integer.
         """
+
+    def expected_in(
+        self, config: Config, found: Mapping[str, Shape]
+    ) -> dict[str, TensorSpec] | None:
+        """The tensors to expect beside those that the files hold.
+
+        Some configurations leave open what the tensors then decide, such as an image's size.
+
+        Args:
+            config: The model's configuration.
+            found: Shapes of the tensors that are there, by canonical name.
+
+        Returns:
+            As ``expected_tensors``, which this is where the configuration says all.
+
+        Raises:
+            CheckpointError: As ``expected_tensors``.
+        """
+        del found
+        return self.expected_tensors(config)
+
+    def variant(self, config: Config, found: Mapping[str, Shape], directory: Path) -> str | None:
+        """Which release of the family it is, where files tell: for people to read.
+
+        Args:
+            config: The model's configuration.
+            found: Shapes of its tensors by canonical name; empty where they cannot be read.
+            directory: Where it lies; its Python files may be read as text, never run.
+        """
+        del config, found, directory
+        return None
+
+    def architecture_for(self, model_type: str) -> str | None:
+        """The class for a ``model_type``, for configurations that name no class."""
+        return min(self.architectures) if model_type == self.name else None
 
     @abstractmethod
     def takes_embedding_lora(self, config: Config) -> bool:

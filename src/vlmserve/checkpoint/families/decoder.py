@@ -63,6 +63,11 @@ DECODERS: dict[str, DecoderKind] = {
         head_dim_key=False,
         embedding_lora=False,
     ),
+    "qwen3": DecoderKind(
+        MappingProxyType({**_sizes(151936, 4096, 22016, 32, 32, 32), "head_dim": 128}),
+        attention_bias_key="attention_bias",
+        qk_norm=True,
+    ),
     # The text models of Qwen2-VL and Qwen2.5-VL are alike.
     "qwen2_vl_text": DecoderKind(
         _sizes(152064, 8192, 29568, 80, 64, 8),

@@ -53,7 +53,7 @@ ENCODERS = {
 
 
 def encoder_tensors(
-    kind: EncoderKind, config: Config, *, used_layers: int
+    kind: EncoderKind, config: Config, *, used_layers: int, prefix: str = PREFIX
 ) -> dict[str, TensorSpec]:
     """The tensors of one vision tower, by canonical name.
 
@@ -62,6 +62,7 @@ def encoder_tensors(
         config: Its section of the configuration.
         used_layers: Layers that are run; later ones, the last norm and the pooling head may be
             absent.
+        prefix: What stands before every name.
 
     Raises:
         CheckpointError: A size is not a positive integer.
@@ -80,7 +81,7 @@ def encoder_tensors(
         embeddings |= _norm("pre_layrnorm", width)  # sic, in every CLIP checkpoint
     else:
         embeddings["embeddings.patch_embedding.bias"] = (width,)
-    tensors = {f"{PREFIX}{name}": TensorSpec(shape) for name, shape in embeddings.items()}
+    tensors = {f"{prefix}{name}": TensorSpec(shape) for name, shape in embeddings.items()}
 
     layer = _norm("layer_norm1", width) | _norm("layer_norm2", width)
     for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -89,7 +90,7 @@ def encoder_tensors(
     for index in range(layers):
         for name, shape in layer.items():
             spec = TensorSpec(shape, required=index < used_layers)
-            tensors[f"{PREFIX}encoder.layers.{index}.{name}"] = spec
+            tensors[f"{prefix}encoder.layers.{index}.{name}"] = spec
 
     # vLLM builds the last norm only where it runs every layer, and LLaVA reads the output before
     # that norm even then.
@@ -97,7 +98,7 @@ def encoder_tensors(
     if kind.pooling_head and section.get("vision_use_head") is not False:
         unused |= _pooling_head(width, inner)
     for name, shape in unused.items():
-        tensors[f"{PREFIX}{name}"] = TensorSpec(shape, required=False)
+        tensors[f"{prefix}{name}"] = TensorSpec(shape, required=False)
     return tensors
 
 

@@ -6,21 +6,11 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpec, subsection
-from vlmserve.checkpoint.families.decoder import DECODERS, decoder_tensors
+from vlmserve.checkpoint.families.decoder import DECODERS, DecoderKind, decoder_tensors
 from vlmserve.checkpoint.families.encoder import ENCODERS, encoder_tensors
 from vlmserve.errors import CheckpointError
 
 _PROJECTOR = "multi_modal_projector."
-
-# transformers puts these in place of a vision_config that is absent altogether.
-_DEFAULT_VISION: Mapping[str, Any] = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "image_size": 336,
-    "patch_size": 14,
-}
 
 
 class Llava(Family):
@@ -37,18 +27,35 @@ class Llava(Family):
     )
     tower_prefixes = ("vision_tower.",)
     projector_prefixes: ClassVar[tuple[str, ...]] = (_PROJECTOR,)
+    default_decoder: ClassVar[str] = "llama"
+    """Kind of a ``text_config`` that does not say."""
+
+    default_encoder: ClassVar[str] = "clip_vision_model"
+    """Kind of a ``vision_config`` that does not say."""
+
+    default_vision: ClassVar[Mapping[str, Any]] = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "image_size": 336,
+        "patch_size": 14,
+    }
+    """What transformers puts in place of a ``vision_config`` that is absent altogether."""
+
+    default_feature_layer: ClassVar[int] = -2
 
     @override
     def expected_tensors(self, config: Config) -> dict[str, TensorSpec] | None:
         text = subsection(config, "text_config") or {}
         vision = subsection(config, "vision_config")
-        vision = dict(_DEFAULT_VISION) if vision is None else vision
-        decoder = DECODERS.get(str(text.get("model_type", "llama")))
-        encoder = ENCODERS.get(str(vision.get("model_type", "clip_vision_model")))
+        vision = dict(self.default_vision) if vision is None else vision
+        decoder = self.decoder_kind(config)
+        encoder = ENCODERS.get(str(vision.get("model_type", self.default_encoder)))
         if decoder is None or encoder is None:
             return None
         tensors = decoder_tensors(decoder, text, where="text_config.", tied=self.is_tied(config))
-        used = _used_layers(config, Section(vision, encoder.defaults, "vision_config."))
+        used = self._used_layers(config, Section(vision, encoder.defaults, "vision_config."))
         tensors |= encoder_tensors(encoder, vision, used_layers=used)
 
         width = Section(vision, encoder.defaults, "vision_config.").size("hidden_size")
@@ -62,6 +69,11 @@ class Llava(Family):
             tensors[f"{_PROJECTOR}linear_2.bias"] = TensorSpec((hidden,))
         return tensors
 
+    def decoder_kind(self, config: Config) -> DecoderKind | None:
+        """What is known of the text model, or ``None``."""
+        text = subsection(config, "text_config") or {}
+        return DECODERS.get(str(text.get("model_type", self.default_decoder)))
+
     def is_tied(self, config: Config) -> bool:
         """Whether ``lm_head`` shares the embedding."""
         text = subsection(config, "text_config") or {}
@@ -69,8 +81,7 @@ class Llava(Family):
 
     @override
     def takes_embedding_lora(self, config: Config) -> bool:
-        text = subsection(config, "text_config") or {}
-        decoder = DECODERS.get(str(text.get("model_type", "llama")))
+        decoder = self.decoder_kind(config)
         return decoder is not None and decoder.embedding_lora
 
     @override
@@ -84,19 +95,19 @@ class Llava(Family):
             "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file"
         )
 
+    def _used_layers(self, config: Config, vision: Section) -> int:
+        """How many layers of the tower are run: those up to the deepest whose output is used.
 
-def _used_layers(config: Config, vision: Section) -> int:
-    """How many layers of the tower are run: those up to the deepest whose output is used.
-
-    vllm 0.32, models/llava.py ``_get_num_hidden_layers``; negative numbers count from behind, where
-    -1 is the output of the last layer.
-    """
-    layers = config.get("vision_feature_layer", -2)
-    total = vision.size("num_hidden_layers")
-    wanted = layers if isinstance(layers, list) else [layers]
-    depths = [layer for layer in wanted if isinstance(layer, int)]
-    if not depths or len(depths) != len(wanted):
-        raise CheckpointError(
-            f"config.json: vision_feature_layer: an integer or a list is expected, not {layers!r}"
-        )
-    return max(total + layer + 1 if layer < 0 else layer for layer in depths)
+        vllm 0.32, models/llava.py ``_get_num_hidden_layers``; negative numbers count from behind,
+        where -1 is the output of the last layer.
+        """
+        layers = config.get("vision_feature_layer", self.default_feature_layer)
+        total = vision.size("num_hidden_layers")
+        wanted = layers if isinstance(layers, list) else [layers]
+        depths = [layer for layer in wanted if isinstance(layer, int)]
+        if not depths or len(depths) != len(wanted):
+            raise CheckpointError(
+                "config.json: vision_feature_layer: an integer or a list is expected, "
+                f"not {layers!r}"
+            )
+        return max(total + layer + 1 if layer < 0 else layer for layer in depths)

@@ -3,7 +3,6 @@
 from typing_extensions import override
 
 from vlmserve.checkpoint.families.base import Config, Section, TensorSpec, subsection
-from vlmserve.checkpoint.families.decoder import DECODERS
 from vlmserve.checkpoint.families.llava import Llava
 
 
@@ -28,8 +27,9 @@ class LlavaNext(Llava):
         if tensors is None:
             return None
         text = subsection(config, "text_config") or {}
-        decoder = DECODERS[str(text.get("model_type", "llama"))]
-        hidden = Section(text, decoder.defaults, "text_config.").size("hidden_size")
+        decoder = self.decoder_kind(config)
+        defaults = {} if decoder is None else decoder.defaults
+        hidden = Section(text, defaults, "text_config.").size("hidden_size")
         return tensors | {"image_newline": TensorSpec((hidden,))}
 
     @override
