@@ -21,6 +21,8 @@ TINY_QWEN2_VL: dict[str, Any] = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "tie_word_embeddings": True,
+    "rope_theta": 1000000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
     "transformers_version": "4.49.0",
     "vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": 16, "mlp_ratio": 2},
 }
