@@ -18,6 +18,8 @@ _USUAL_FILES: dict[Part, str] = {
 def check_present(exam: Examination) -> Iterator[Outcome]:
     """``proc.present``: image processor, tokenizer and chat template are there or at hand."""
     checkpoint = exam.checkpoint
+    if checkpoint.family is not None and not checkpoint.family.served:
+        return  # its own code turns text and pixels into input; ckpt.architecture says the rest
     gaps = find_gaps(checkpoint)
     if not gaps:
         return
