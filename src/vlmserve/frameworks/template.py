@@ -14,7 +14,7 @@ from vlmserve.datasets.sample import Medium, Turn, TurnRole
 Framework = Literal["ms-swift", "llama-factory", "llava", "xcomposer"]
 """Whose table it is; the first two as ``TrainingInfo.framework`` spells them."""
 
-Labelling = Literal["segments", "llava-rounds", "llava-plain", "xcomposer-ids"]
+Labelling = Literal["segments", "llava-rounds", "llava-plain", "xcomposer-ids", "not known"]
 """How it is decided which tokens are learned from: each stretch of text on its own, or by counting
 tokens or separators in the whole conversation."""
 
@@ -114,6 +114,9 @@ class FrameworkTemplate:
 
     drops_question: bool = False
     """LLaVA's ``plain``: of the question nothing stays but the image."""
+
+    empty_thought: str = ""
+    """Put before answers without thoughts, and learned."""
 
     labelling: Labelling = "segments"
     stop: tuple[str, ...] = ()
@@ -283,6 +286,8 @@ class _Writer:
         template = self._template
         is_trained = turn.is_trained and (is_last or not self._only_last)
         text = turn.text.strip() if template.strips else turn.text
+        if "<think>" not in text:
+            text = template.empty_thought + text
         self._add(self._form(template.answer, answer=text), turn.role, supervised=is_trained)
         suffix = self._form(template.suffix)
         if is_end:
