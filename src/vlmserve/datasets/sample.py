@@ -1,10 +1,13 @@
 """One sample of a data set: turns of text and media, and where it stands in its file."""
 
+import base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from vlmserve.errors import MediaError
 
 MediaKind = Literal["image", "video"]
 """What a placeholder in the text stands for."""
@@ -13,26 +16,81 @@ TurnRole = Literal["system", "user", "assistant", "tool"]
 """Who speaks; the formats' own words (``human``, ``gpt``, ...) are translated."""
 
 
+URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "oss://", "hdfs://")
+"""How a reference begins that is neither a path nor data."""
+
+_MOST_SHOWN = 120
+
+
 @dataclass(frozen=True, slots=True)
 class Medium:
     """An image or a video as a data set names it; nothing of it has been opened."""
 
     kind: MediaKind
-    reference: str
+    reference: str = field(repr=False)
     """As it stands in the file: a path, a URL or ``data:...``; a made-up name for embedded bytes.
     Of a video given as frames, the first frame's."""
 
-    path: Path | None = None
-    """The local file, for a path; it may not exist."""
+    root: Path | None = None
+    """What a relative path counts from; ``None`` where the reference is no path."""
 
-    data: bytes | None = field(default=None, repr=False)
-    """The encoded file, where the data set itself holds it."""
+    embedded: Callable[[], bytes] | None = field(default=None, repr=False)
+    """Reads the encoded file out of the data set, where that holds it."""
 
     frames: tuple["Medium", ...] = ()
     """The frames of a video that is given as images, in order."""
 
     frames_per_second: float | None = None
     """How densely ``frames`` were taken, where the sample tells."""
+
+    @property
+    def path(self) -> Path | None:
+        """The local file, for a path; it may not exist."""
+        if self.root is None or self.embedded is not None:
+            return None
+        return self.root / self.reference.removeprefix("file://")
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it lies on another machine."""
+        return self.reference.startswith(URL_SCHEMES)
+
+    @property
+    def source(self) -> Path | Callable[[], bytes] | None:
+        """The local file, or what reads the encoded bytes; ``None`` for a URL and for frames."""
+        if self.frames or self.is_url:
+            return None
+        return self._decode if self._is_data else self.embedded or self.path
+
+    @property
+    def data(self) -> bytes | None:
+        """The encoded file, where the data set itself holds it. Read on each use.
+
+        Raises:
+            MediaError: A data URL is broken, or the file of the data set is gone.
+        """
+        if self.embedded is not None:
+            return self.embedded()
+        return self._decode() if self._is_data else None
+
+    @property
+    def shown(self) -> str:
+        """The reference, short enough to print."""
+        long = len(self.reference) > _MOST_SHOWN
+        return f"{self.reference[:_MOST_SHOWN]}..." if long else self.reference
+
+    @property
+    def _is_data(self) -> bool:
+        return self.embedded is None and self.reference.startswith("data:")
+
+    def _decode(self) -> bytes:
+        head, comma, body = self.reference.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise MediaError(f"{self.shown}: a data URL without ;base64,")
+        try:
+            return base64.b64decode(body, validate=True)
+        except ValueError as error:
+            raise MediaError(f"{self.shown}: not base64: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +99,7 @@ class Turn:
 
     role: TurnRole
     parts: tuple[str | Medium, ...]
-    """Text and media in the order in which the model sees them."""
+    """Text and media in the order of the file; a framework may move a turn's image to its head."""
 
     is_trained: bool = True
     """Whether the format lets an assistant's turn be learned from: ms-swift's ``loss`` and
@@ -66,8 +124,9 @@ class Sample:
     """Every medium that the sample lists, in its order, whether or not a placeholder takes it."""
 
     n_placeholders: Counter[MediaKind]
-    """Placeholders in the text. Those without a medium stay in the text of ``turns``; media without
-    a placeholder stand where the framework puts them."""
+    """Placeholders in the text; shared between samples, so not to be changed. Those without a
+    medium stay in the text of ``turns``; media without a placeholder stand where the framework puts
+    them, or in no turn where it drops or refuses them."""
 
     @property
     def where(self) -> str:
