@@ -198,7 +198,7 @@ def _data(args: argparse.Namespace) -> int:
 def _pilot(args: argparse.Namespace) -> int:
     from vlmserve.demo.pilot import CONFIDENCE, MARGIN, load_pairs, measure_pairs, plan_sizes
     from vlmserve.demo.power import PassRule
-    from vlmserve.evals.statistics import tango_interval
+    from vlmserve.evals.proportions import tango_interval
 
     def lower_bound(regressed: int, improved: int, n: int) -> float:
         return tango_interval(regressed, improved, n, alpha=1 - CONFIDENCE)[0]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.statistics import PairedResult, compare_pairs
@@ -11,7 +12,7 @@ from vlmserve.evals.statistics import PairedResult, compare_pairs
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
 
-_MIN_PAIRS = 2
+_MIN_CLUSTERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Comparison:
     n_cut_candidate: int
 
     pairs: PairedResult | None
-    """Over the samples that both sides were judged on; ``None`` for fewer than 2."""
+    """Over the samples that both sides were judged on; ``None`` where fewer than 2 of them are
+    independent of each other."""
 
     worst_case: PairedResult | None
     """Over all samples, as if every failure had gone against the candidate: its own got the worst
@@ -81,6 +83,8 @@ class Comparison:
 
 
 Orientation = Callable[[float], float]
+Scores = Sequence[float | None]
+"""Oriented scores, ``None`` for a sample that failed."""
 
 
 def orientation(*, higher_is_better: bool, in_points: bool) -> Orientation:
@@ -131,10 +135,15 @@ def compare_task(
     worst, best = (0.0, 1.0) if in_points else (min(known), max(known))
     sign = 1.0 if task.higher_is_better else -1.0
     flips = _flips(task.samples, baseline, candidate)
-    pairs = worst_case = best_case = _compare_known(before, after, alpha)
+    clusters = cluster_samples(task.samples)
+
+    def compare(old: Scores, new: Scores) -> PairedResult | None:
+        return _compare_known(old, new, clusters, alpha)
+
+    pairs = worst_case = best_case = compare(before, after)
     if None in before or None in after:
-        worst_case = _compare_known(_filled(before, best), _filled(after, worst), alpha)
-        best_case = _compare_known(_filled(before, worst), _filled(after, best), alpha)
+        worst_case = compare(_filled(before, best), _filled(after, worst))
+        best_case = compare(_filled(before, worst), _filled(after, best))
     return Comparison(
         task=task.name,
         metric=task.metric,
@@ -162,21 +171,22 @@ def _oriented(record: SampleRecord, turn: Orientation) -> float | None:
     return turn(outcome.score) if isinstance(outcome, Scored) else None
 
 
-def _filled(scores: Sequence[float | None], stand_in: float) -> list[float | None]:
+def _filled(scores: Scores, stand_in: float) -> list[float | None]:
     return [stand_in if score is None else score for score in scores]
 
 
 def _compare_known(
-    before: Sequence[float | None], after: Sequence[float | None], alpha: float
+    before: Scores, after: Scores, clusters: Sequence[int], alpha: float
 ) -> PairedResult | None:
     pairs = [
-        (old, new)
-        for old, new in zip(before, after, strict=True)
+        (old, new, cluster)
+        for old, new, cluster in zip(before, after, clusters, strict=True)
         if old is not None and new is not None
     ]
-    if len(pairs) < _MIN_PAIRS:
+    if len({cluster for _, _, cluster in pairs}) < _MIN_CLUSTERS:
         return None
-    return compare_pairs([old for old, _ in pairs], [new for _, new in pairs], alpha=alpha)
+    olds, news, labels = zip(*pairs, strict=True)
+    return compare_pairs(olds, news, clusters=labels, alpha=alpha)
 
 
 def _n_cut(records: Sequence[SampleRecord]) -> int:

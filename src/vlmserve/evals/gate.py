@@ -181,7 +181,7 @@ def _failures_in_the_way(
     if comparison.n_failed > gate.max_failed_fraction * comparison.n_samples:
         return f"{failed}; {gate.max_failed_fraction:.1%} may"
     if comparison.pairs is None:
-        return "fewer than 2 samples were judged on both sides"
+        return "fewer than 2 independent samples were judged on both sides"
     if case.verdict == "inconclusive" or all(bound == case.verdict for bound in bounds):
         return None
     if comparison.n_failed == 0:

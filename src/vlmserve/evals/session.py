@@ -1,7 +1,6 @@
 """One evaluation from end to end: plan both sides, ask what is missing, compare, judge."""
 
 import importlib.metadata
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -32,9 +31,6 @@ _SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "scipy", "numpy")
 
 # A few answers run on in any model; many mean that the limit is too low for the task.
 _MAX_CUT_FRACTION = 0.05
-
-# Several questions about one image are answered right or wrong together.
-_MAX_SHARING_FRACTION = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +122,7 @@ class Session:
             tasks=reports,
             notes=(
                 *_run_notes(baseline, candidate, self.limit),
-                *(note for task in tasks for note in _sample_notes(task)),
+                *(note for task in reports for note in _cluster_note(task)),
                 *(note for task in reports for note in _answer_notes(task)),
             ),
         )
@@ -191,17 +187,11 @@ def _run_notes(baseline: Side, candidate: Side, limit: int | None) -> Iterator[s
         yield f"only the first {limit} samples of each task were asked (--limit)"
 
 
-def _sample_notes(task: "EvalTask") -> Iterator[str]:
-    counts = Counter(
-        digest for sample in task.samples for digest in {medium.sha256 for medium in sample.media}
-    )
-    sharing = sum(
-        any(counts[medium.sha256] > 1 for medium in sample.media) for sample in task.samples
-    )
-    if sharing > _MAX_SHARING_FRACTION * len(task.samples):
+def _cluster_note(task: TaskReport) -> Iterator[str]:
+    if task.n_clusters < task.n_pairs:
         yield (
-            f"{task.name}: {sharing} of {len(task.samples)} samples share an image or a video with "
-            "another one; the interval takes samples as independent and may be too narrow"
+            f"{task.task}: {task.n_pairs} samples ask about {task.n_clusters} images, videos or "
+            "texts; the interval allows for samples that rise and fall together"
         )
 
 

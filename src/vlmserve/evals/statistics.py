@@ -2,23 +2,28 @@
 
 Scores of 0 and 1 are compared as matched proportions: Tango's score interval for the difference,
 McNemar's mid-p test for the p-value. Every other score is compared by its differences: a
-t interval that keeps its width when nothing differs, and a sign-flip permutation test.
+studentised bootstrap interval and a sign-flip permutation test.
+
+Samples that share an image or a video rise and fall together, and a test that takes them for
+independent raises false alarms. They are given as clusters: the spread between clusters is what
+counts, and flips, signs and resamples are taken by the cluster.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
+
+from vlmserve.evals.mean_difference import Array, MeanDifference, sign_flip_p
+from vlmserve.evals.proportions import mcnemar_mid_p, tango_interval, tango_statistic
 
 Method = Literal["matched proportions", "mean difference"]
 
 _MIN_PAIRS = 2
-_PERMUTATIONS = 9999
-# Sign flips drawn at once; bounds the memory of the permutation test to this many rows of pairs.
-_BATCH = 200
+_POWER = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,9 @@ class PairedResult:
 
     method: Method
     n_pairs: int
+    n_clusters: int
+    """Groups of pairs that hang together; as many as pairs where none do."""
+
     baseline: float
     """Mean score of the baseline over the pairs."""
 
@@ -52,9 +60,18 @@ class PairedResult:
     """The interval's own p-value of a drop: the two-sided interval of confidence ``1 - level`` lies
     below 0 exactly if ``level > drop_level``. In ``[0, 1]``; 1 where the candidate is not lower."""
 
+    detectable: float
+    """Smallest difference that as many pairs with the spread that was seen show with a chance of
+    80 % at the interval's level."""
+
 
 def compare_pairs(
-    baseline: Sequence[float], candidate: Sequence[float], *, alpha: float = 0.05, seed: int = 0
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
 ) -> PairedResult:
     """Compare two runs sample by sample.
 
@@ -64,38 +81,38 @@ def compare_pairs(
     Args:
         baseline: Scores of the baseline; higher is better.
         candidate: Scores of the candidate.
+        clusters: What each pair hangs together with, shape ``(n,)``: equal labels are one cluster.
+            All pairs are independent when ``None``.
         alpha: One minus the confidence of the interval, in ``(0, 1)``.
-        seed: Of the permutation test's random numbers; unused for scores of 0 and 1.
+        seed: Of the random numbers of permutations and resamples; unused for scores of 0 and 1 in
+            clusters of one.
 
     Returns:
         The mean difference with its interval and p-value.
 
     Raises:
-        ValueError: The lengths differ, a score is not finite, or ``n < 2``: no interval exists
-            then, and a number would be a lie.
+        ValueError: The lengths differ, a score is not finite, or there are fewer than 2 pairs or
+            clusters: no interval exists then, and a number would be a lie.
 
     Example:
         >>> compare_pairs([1, 1, 0, 1], [1, 0, 0, 1]).difference
         -0.25
     """
     before, after = _aligned(baseline, candidate)
-    n = len(before)
+    groups = _numbered(clusters, len(before))
     if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
         method: Method = "matched proportions"
-        regressed = int(((before == 1.0) & (after == 0.0)).sum())
-        improved = int(((before == 0.0) & (after == 1.0)).sum())
-        lower, upper = tango_interval(regressed, improved, n, alpha=alpha)
-        p_value = mcnemar_mid_p(regressed, improved)
-        drop_level = _tango_drop_level(regressed, improved)
+        lower, upper, p_value, drop_level = _matched(after - before, groups, alpha, seed)
     else:
         method = "mean difference"
-        spread = _Spread.of(before, after)
+        spread = MeanDifference.of(before, after, groups, seed)
         lower, upper = spread.interval(alpha)
-        p_value = _sign_flip_p(after - before, seed)
+        p_value = sign_flip_p(after - before, groups, seed)
         drop_level = spread.drop_level()
     return PairedResult(
         method=method,
-        n_pairs=n,
+        n_pairs=len(before),
+        n_clusters=int(groups.max()) + 1,
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         difference=float((after - before).mean()),
@@ -103,58 +120,35 @@ def compare_pairs(
         upper=upper,
         p_value=p_value,
         drop_level=drop_level,
+        detectable=_detectable(before, after, groups, alpha),
     )
 
 
-def tango_interval(
-    regressed: int, improved: int, n: int, *, alpha: float = 0.05
-) -> tuple[float, float]:
-    """Give Tango's score interval for a difference of matched proportions.
-
-    It inverts the score test of ``H0: difference = d``, keeps inside ``[-1, 1]``, and has a width
-    even when no pair differs.
+def design_effect(differences: Array, clusters: Array) -> float:
+    """By how much clusters widen the variance of a mean, at least 1.
 
     Args:
-        regressed: Pairs that were right and are wrong; ``n_21`` in the paper.
-        improved: Pairs that were wrong and are right; ``n_12``.
-        n: All pairs.
-        alpha: One minus the confidence.
+        differences: Candidate minus baseline, shape ``(n,)``.
+        clusters: For each pair the number of its cluster, from 0 without gaps, shape ``(n,)``.
 
     Returns:
-        Lower and upper end of ``P(improved) - P(regressed)``.
+        The variance from between clusters over that of independent pairs; where no pair differs
+        from another it cannot be seen, and is that of clusters that agree entirely.
 
-    Raises:
-        ValueError: The counts are negative or do not fit into ``n``.
-
-    Source: T. Tango (1998), Equivalence test and confidence interval for the difference in
-    proportions for the paired-sample design, Statistics in Medicine 17, 891-908.
+    Source: L. Kish (1965), Survey Sampling, section 8.2; for clustered pairs N. Obuchowski
+    (1998), On the comparison of correlated proportions for clustered data, Statistics in Medicine
+    17, 1495-1507.
     """
-    if min(regressed, improved) < 0 or regressed + improved > n or n < 1:
-        raise ValueError(f"{regressed} regressed and {improved} improved do not fit {n} pairs")
-    z = float(stats.norm.isf(alpha / 2))
-    lower = _tango_lower(regressed, improved, n, z)
-    return lower, -_tango_lower(improved, regressed, n, z)
-
-
-def mcnemar_mid_p(regressed: int, improved: int) -> float:
-    """Give McNemar's mid-p value: on each side, half the probability of what was seen is left out.
-
-    Args:
-        regressed: Pairs that were right and are wrong.
-        improved: Pairs that were wrong and are right.
-
-    Returns:
-        The two-sided p-value; 1 where no pair differs.
-
-    Source: M. W. Fagerland, S. Lydersen, P. Laake (2013), The McNemar test for binary matched-pairs
-    data: mid-p and asymptotic are better than exact conditional, BMC Med. Res. Methodol. 13:91.
-    """
-    n_discordant = regressed + improved
-    if n_discordant == 0:
+    sizes = np.bincount(clusters)
+    groups = len(sizes)
+    if groups == len(differences):
         return 1.0
-    fewer = min(regressed, improved)
-    exact = 2 * float(stats.binom.cdf(fewer, n_discordant, 0.5))
-    return min(1.0, exact - float(stats.binom.pmf(fewer, n_discordant, 0.5)))
+    centred = differences - differences.mean()
+    independent = float((centred**2).sum())
+    if independent == 0.0:
+        return float((sizes**2).sum() / sizes.sum())
+    between = float((np.bincount(clusters, weights=centred) ** 2).sum()) * groups / (groups - 1)
+    return max(1.0, between / independent)
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
@@ -182,9 +176,58 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _aligned(
-    baseline: Sequence[float], candidate: Sequence[float]
-) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
+def _matched(
+    differences: Array, clusters: Array, alpha: float, seed: int
+) -> tuple[float, float, float, float]:
+    """Interval, p-value and drop level of scores that are 0 or 1."""
+    regressed, improved = int((differences < 0).sum()), int((differences > 0).sum())
+    n, groups = len(differences), int(clusters.max()) + 1
+    if groups == n:
+        lower, upper = tango_interval(regressed, improved, n, alpha=alpha)
+        drop_level = 2 * float(stats.norm.sf(-tango_statistic(regressed, improved)))
+        return lower, upper, mcnemar_mid_p(regressed, improved), min(1.0, drop_level)
+    # Pairs that hang together count for less than one each, and how much less is estimated from
+    # as many clusters as there are: hence Student's quantile.
+    effect = design_effect(differences, clusters)
+    degrees = groups - 1
+    lower, upper = tango_interval(
+        regressed / effect, improved / effect, n / effect, z=float(stats.t.isf(alpha / 2, degrees))
+    )
+    statistic = tango_statistic(regressed / effect, improved / effect)
+    drop_level = min(1.0, 2 * float(stats.t.sf(-statistic, degrees)))
+    return lower, upper, sign_flip_p(differences, clusters, seed), drop_level
+
+
+def _detectable(before: Array, after: Array, clusters: Array, alpha: float) -> float:
+    """Difference at which the interval excludes 0 four times out of five.
+
+    The spread is that of the pairs with one pair's worth of doubt, as in ``MeanDifference``, so
+    that runs without any flip promise no more than they can show.
+    """
+    differences = after - before
+    scores = np.concatenate((before, after))
+    is_unit = scores.min() >= 0.0 and scores.max() <= 1.0
+    scale = 1.0 if is_unit else float(scores.max() - scores.min())
+    n = len(differences) + 2
+    mean = float(differences.sum()) / n
+    variance = (float((differences**2).sum()) + scale**2) / n - mean**2
+    error = math.sqrt(variance / (n - 1) * design_effect(differences, clusters))
+    return error * float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - _POWER))
+
+
+def _numbered(clusters: Sequence[Hashable] | None, n: int) -> Array:
+    if clusters is None:
+        return np.arange(n)
+    if len(clusters) != n:
+        raise ValueError(f"{len(clusters)} cluster labels for {n} pairs")
+    numbers: dict[Hashable, int] = {}
+    numbered = np.array([numbers.setdefault(label, len(numbers)) for label in clusters])
+    if len(numbers) < _MIN_PAIRS:
+        raise ValueError("all pairs are one cluster: nothing tells how much they would vary")
+    return numbered
+
+
+def _aligned(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[Array, Array]:
     before, after = np.asarray(baseline, dtype=float), np.asarray(candidate, dtype=float)
     if before.shape != after.shape or before.ndim != 1:
         raise ValueError(
@@ -195,94 +238,3 @@ def _aligned(
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise ValueError("a score is not a finite number")
     return before, after
-
-
-def _tango_lower(regressed: int, improved: int, n: int, z: float) -> float:
-    if regressed == n:
-        return -1.0
-
-    def excess(d: float) -> float:
-        """Be positive where d is rejected as too low, negative where it is not."""
-        # Tango's equations 3.4 and 3.5: the maximum-likelihood P(regressed) under the hypothesis.
-        a = 2 * n
-        b = -improved - regressed + (2 * n - improved + regressed) * d
-        c = -regressed * d * (1 - d)
-        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-        variance = n * (2 * q + d * (1 - d))
-        return (improved - regressed - n * d) - z * math.sqrt(max(variance, 0.0))
-
-    # The estimate itself is also a root where its variance vanishes (no pair differs, or all
-    # improve); the interval's end is the one below.
-    return float(optimize.brentq(excess, -1.0, (improved - regressed) / n - 1e-12, xtol=1e-12))
-
-
-def _tango_drop_level(regressed: int, improved: int) -> float:
-    # At d = 0 Tango's statistic is McNemar's.
-    if improved >= regressed:
-        return 1.0
-    z = (regressed - improved) / math.sqrt(regressed + improved)
-    return 2 * float(stats.norm.sf(z))
-
-
-@dataclass(frozen=True, slots=True)
-class _Spread:
-    """Mean and standard error of differences, with one pair's worth of doubt added.
-
-    A plain t interval has no width where all differences are equal, as when a fine-tune changes
-    nothing, and then claims certainty from two pairs. Agresti and Min add half a pair to each of
-    the four cells of a matched table: half a pair that rises by the whole scale, half a pair that
-    falls by it, and one that does not change. That carries over to scores between 0 and 1; where
-    scores leave that range, the range that was seen stands for the scale.
-
-    Source: A. Agresti, Y. Min (2005), Simple improved confidence intervals for comparing matched
-    proportions, Statistics in Medicine 24, 729-740.
-    """
-
-    mean: float
-    error: float
-    """Standard error of ``mean``."""
-
-    degrees: int
-    """Degrees of freedom of the t distribution."""
-
-    bound: float
-    """No mean difference is larger than this."""
-
-    @classmethod
-    def of(cls, before: "np.ndarray[Any, Any]", after: "np.ndarray[Any, Any]") -> "_Spread":
-        scores = np.concatenate((before, after))
-        scale = bound = 1.0
-        if scores.min() < 0.0 or scores.max() > 1.0:
-            scale = float(scores.max() - scores.min()) or float(abs(scores).max())
-            bound = math.inf
-        differences = after - before
-        n = len(differences) + 2
-        mean = float(differences.sum()) / n
-        variance = (float((differences**2).sum()) + scale**2) / n - mean**2
-        return cls(mean=mean, error=math.sqrt(variance / (n - 1)), degrees=n - 1, bound=bound)
-
-    def interval(self, alpha: float) -> tuple[float, float]:
-        half = float(stats.t.isf(alpha / 2, self.degrees)) * self.error
-        return max(self.mean - half, -self.bound), min(self.mean + half, self.bound)
-
-    def drop_level(self) -> float:
-        if self.mean >= 0:
-            return 1.0
-        return 2 * float(stats.t.sf(-self.mean / self.error, self.degrees))
-
-
-def _sign_flip_p(differences: "np.ndarray[Any, Any]", seed: int) -> float:
-    """Test symmetry around 0 by flipping signs; exact where there are few pairs."""
-    if not differences.any():
-        return 1.0
-    mean: Callable[..., Any] = np.mean
-    result = stats.permutation_test(
-        (differences,),
-        mean,
-        permutation_type="samples",
-        n_resamples=_PERMUTATIONS,
-        batch=_BATCH,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)

@@ -21,7 +21,7 @@ from vlmserve.demo.pilot import (
 from vlmserve.demo.power import PassRule
 from vlmserve.demo.samples import TASKS
 from vlmserve.errors import ConfigError
-from vlmserve.evals.statistics import tango_interval
+from vlmserve.evals.proportions import tango_interval
 
 SHIPPED = Path(__file__).parents[3] / "evals" / "demo" / "pilot.json"
 

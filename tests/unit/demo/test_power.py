@@ -6,7 +6,8 @@ from random import Random
 import pytest
 
 from vlmserve.demo.power import PassRule
-from vlmserve.evals.statistics import compare_pairs, tango_interval
+from vlmserve.evals.proportions import tango_interval
+from vlmserve.evals.statistics import compare_pairs
 
 MARGIN = 0.08
 

@@ -86,7 +86,7 @@ def test_no_pairs_are_inconclusive() -> None:
     judgement = judge([comparison(None)], [0.08], GATE)
 
     assert judgement.verdict == "inconclusive"
-    assert "fewer than 2 samples" in judgement.tasks[0].reason
+    assert "fewer than 2 independent samples" in judgement.tasks[0].reason
 
 
 def test_holm_over_all_gated_tasks() -> None:
@@ -152,7 +152,7 @@ def test_the_adjusted_level_is_that_of_the_wider_interval() -> None:
 
 
 def tango_upper(regressed: int, improved: int, n: int, alpha: float) -> float:
-    from vlmserve.evals.statistics import tango_interval
+    from vlmserve.evals.proportions import tango_interval
 
     return tango_interval(regressed, improved, n, alpha=alpha)[1]
 

@@ -45,6 +45,8 @@ def task(name: str, **changes: Any) -> TaskReport:
         "reason": "pass (no worse than 8 points)",
         "n_samples": 200,
         "n_pairs": 200,
+        "n_clusters": 200,
+        "detectable": 0.05,
         "n_failed_baseline": 0,
         "n_failed_candidate": 0,
         "n_cut_baseline": 0,

@@ -14,10 +14,11 @@ from vlmserve.engine.base import Engine, GenerationRequest, GenerationResult
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.errors import ContextLengthError, EngineError
 from vlmserve.evals.eval_task import load_tasks
+from vlmserve.evals.proportions import tango_interval
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.json_report import EvalReport, write_report
 from vlmserve.evals.session import EngineSource, Session, Side
-from vlmserve.evals.statistics import compare_pairs, tango_interval
+from vlmserve.evals.statistics import compare_pairs
 from vlmserve.evals.store import AnswerStore
 
 Answer = Callable[[GenerationRequest], str]
@@ -478,7 +479,9 @@ def test_the_suite_digest_follows_the_data(
     assert digest(rows) != digest([{**rows[0], "target": "blue"}, *rows[1:]])
 
 
-def test_many_questions_about_one_image_are_said(suites: Any, store: AnswerStore, lab: Lab) -> None:
+def test_questions_about_one_image_are_one_cluster(
+    suites: Any, store: AnswerStore, lab: Lab
+) -> None:
     pictures = [suites.png("red", size=8 + number // 4) for number in range(40)]
     suites.task(
         "shared",
@@ -488,4 +491,5 @@ def test_many_questions_about_one_image_are_said(suites: Any, store: AnswerStore
     session = Session(suite, load_tasks(suite), store, "run")
     report = session.evaluate(lab.side("old", always("red")), lab.side("new", always("red")))
 
-    assert any("shared: 40 of 40 samples share an image" in note for note in report.notes)
+    assert (report.tasks[0].n_pairs, report.tasks[0].n_clusters) == (40, 10)
+    assert any("shared: 40 samples ask about 10 images" in note for note in report.notes)

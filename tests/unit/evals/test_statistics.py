@@ -7,12 +7,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from vlmserve.evals.statistics import (
-    compare_pairs,
-    holm_adjust,
-    mcnemar_mid_p,
-    tango_interval,
-)
+from vlmserve.evals.proportions import mcnemar_mid_p, tango_interval
+from vlmserve.evals.statistics import compare_pairs, holm_adjust
 
 # (regressed, improved, n), Tango's 95 % interval of improved less regressed, mid-p.
 PUBLISHED = [
@@ -165,17 +161,14 @@ def test_no_level_claims_a_drop_that_is_none() -> None:
     assert compare_pairs([0.2, 0.4, 0.1], [0.5, 0.4, 0.3]).drop_level == 1.0
 
 
-def test_graded_interval_is_a_t_interval_with_two_pairs_added() -> None:
-    # Equal differences have no spread of their own: what is left is the two added pairs.
+def test_equal_differences_have_the_width_of_the_two_added_pairs() -> None:
     result = compare_pairs([0.5] * 10, [0.25] * 10)
-    values = [-0.25] * 10
-    n = 12
-    mean = sum(values) / n
-    variance = (sum(v * v for v in values) + 1.0) / n - mean**2
-    half = stats.t.ppf(0.975, n - 1) * math.sqrt(variance / (n - 1))
+    mean = -2.5 / 12
+    error = math.sqrt((10 * 0.25**2 + 1.0 - 12 * mean**2) / (11 * 12))
 
     assert result.method == "mean difference"
-    assert (result.lower, result.upper) == pytest.approx((mean - half, mean + half))
+    assert result.lower < mean - error < mean + error < result.upper
+    assert result.upper - result.lower < 10 * error
 
 
 def test_graded_interval_nears_the_plain_one_with_many_pairs() -> None:
@@ -184,7 +177,7 @@ def test_graded_interval_nears_the_plain_one_with_many_pairs() -> None:
     plain = stats.ttest_rel(after, before).confidence_interval(0.95)
     result = compare_pairs(list(before), list(after))
 
-    assert (result.lower, result.upper) == pytest.approx((plain.low, plain.high), abs=6e-4)
+    assert (result.lower, result.upper) == pytest.approx((plain.low, plain.high), abs=1e-3)
 
 
 def test_graded_interval_covers_the_truth() -> None:
@@ -213,6 +206,7 @@ def test_scores_outside_the_unit_range_bring_their_own_scale() -> None:
     large = compare_pairs([20, 50, 40] * 5, [30, 40, 40] * 5)
 
     assert large.difference == pytest.approx(100 * small.difference)
+    assert large.detectable < 100 * small.detectable
     # The scale is the 30 units that were seen, not the 100 there might have been.
     assert large.upper - large.lower < 100 * (small.upper - small.lower)
     assert compare_pairs([7.0, 7.0], [7.0, 7.0]).lower < 0
@@ -248,3 +242,108 @@ def test_what_has_no_interval_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         compare_pairs(before, after)
+
+
+def test_skewed_differences_are_covered_better_than_by_a_t_interval() -> None:
+    rng = np.random.default_rng(5)
+    hits, plain_hits = [], []
+    for _ in range(150):
+        drops = rng.lognormal(0, 1, 200) * 0.02
+        result = compare_pairs([0.0] * 200, list(-drops))
+        truth = -0.02 * math.exp(0.5)
+        plain = stats.ttest_1samp(-drops, 0).confidence_interval(0.95)
+        hits.append(result.lower <= truth <= result.upper)
+        plain_hits.append(plain.low <= truth <= plain.high)
+
+    assert np.mean(hits) >= np.mean(plain_hits)
+    assert np.mean(hits) > 0.9
+
+
+def clustered(
+    rng: np.random.Generator, groups: int, size: int, psi: float
+) -> tuple[list[float], list[float], list[int]]:
+    """Flips whose direction half depends on the cluster; no difference on the whole."""
+    shared = np.repeat(rng.choice([-1, 1], groups), size)
+    own = rng.choice([-1, 1], groups * size)
+    sign = np.where(rng.random(groups * size) < 0.5, shared, own)
+    flips = (rng.random(groups * size) < psi) * sign
+    before = np.where(flips < 0, 1.0, np.where(flips > 0, 0.0, 1.0))
+    return list(before), list(before + flips), list(np.repeat(np.arange(groups), size))
+
+
+def test_clusters_raise_no_false_alarms() -> None:
+    rng = np.random.default_rng(6)
+    naive, robust, tests = [], [], []
+    for _ in range(250):
+        before, after, labels = clustered(rng, 60, 10, 0.4)
+        alone = compare_pairs(before, after)
+        together = compare_pairs(before, after, clusters=labels)
+        naive.append(alone.lower > 0 or alone.upper < 0)
+        robust.append(together.lower > 0 or together.upper < 0)
+        tests.append(together.p_value <= 0.05)
+
+    assert np.mean(naive) > 0.1
+    assert np.mean(robust) < 0.08
+    assert np.mean(tests) < 0.08
+
+
+def test_clusters_of_one_change_nothing() -> None:
+    before, after = scores(9, 2, 40)
+    assert compare_pairs(before, after, clusters=list("ab") + list(range(49))) == compare_pairs(
+        before, after
+    )
+
+
+def test_clusters_that_agree_count_once() -> None:
+    # Ten copies of each pair: no more is known than from the pairs themselves.
+    before, after = scores(6, 2, 22)
+    tenfold = compare_pairs(before * 10, after * 10, clusters=list(range(30)) * 10)
+    lower, upper = tango_interval(6, 2, 30, z=float(stats.t.isf(0.025, 29)))
+
+    assert tenfold.n_pairs == 300
+    assert tenfold.n_clusters == 30
+    # Between clusters the variance has one degree of freedom less.
+    assert (tenfold.lower, tenfold.upper) == pytest.approx((lower, upper), rel=0.06)
+
+
+def test_clusters_without_flips_are_taken_to_agree() -> None:
+    result = compare_pairs([1.0] * 40, [1.0] * 40, clusters=list(range(10)) * 4)
+    z = float(stats.t.isf(0.025, 9))
+
+    assert (result.lower, result.upper) == pytest.approx(tango_interval(0, 0, 10, z=z))
+
+
+def test_graded_clusters_are_resampled_whole() -> None:
+    rng = np.random.default_rng(7)
+    shared = np.repeat(rng.normal(0, 0.1, 20), 10)
+    before = rng.uniform(0.4, 0.6, 200)
+    labels = list(np.repeat(np.arange(20), 10))
+    alone = compare_pairs(list(before), list(before + shared))
+    together = compare_pairs(list(before), list(before + shared), clusters=labels)
+
+    assert together.upper - together.lower > 1.8 * (alone.upper - alone.lower)
+    assert together.p_value > alone.p_value
+    assert together.detectable > 1.8 * alone.detectable
+
+
+@pytest.mark.parametrize(("labels", "match"), [([1, 1, 1], "one cluster"), ([1, 2], "2 cluster")])
+def test_clusters_that_tell_nothing_are_refused(labels: list[int], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        compare_pairs([1, 0, 1], [1, 1, 0], clusters=labels)
+
+
+def test_detectable_difference_is_found_four_times_out_of_five() -> None:
+    rng = np.random.default_rng(8)
+    n, psi = 1000, 0.1
+
+    def table(difference: float) -> tuple[list[float], list[float]]:
+        worse, better = rng.multinomial(
+            n, [(psi - difference) / 2, (psi + difference) / 2, 1 - psi]
+        )[:2]
+        return scores(int(worse), int(better), int(n - worse - better))
+
+    detectable = compare_pairs(*scores(50, 50, 900)).detectable
+    found = [compare_pairs(*table(-detectable)).upper < 0 for _ in range(400)]
+
+    assert detectable == pytest.approx(0.028, abs=0.001)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)

@@ -83,6 +83,9 @@ class TaskReport(Value):
     n_pairs: int
     """Samples that both sides were judged on; everything below rests on them."""
 
+    n_clusters: int
+    """Groups of them that ask about the same image or video; as many as pairs where none do."""
+
     n_failed_baseline: int
     n_failed_candidate: int
     n_cut_baseline: int
@@ -97,6 +100,9 @@ class TaskReport(Value):
     """Ends of the interval of ``difference``, of confidence ``1 - gate.alpha``."""
 
     upper: float | None
+    detectable: float | None
+    """Smallest difference that this many samples with this spread show four times out of five."""
+
     p_value: float | None
     """Two-sided, of no difference; not adjusted for the number of tasks."""
 
@@ -205,6 +211,7 @@ def _task_report(
         reason=verdict.reason,
         n_samples=comparison.n_samples,
         n_pairs=0 if pairs is None else pairs.n_pairs,
+        n_clusters=0 if pairs is None else pairs.n_clusters,
         n_failed_baseline=comparison.n_failed_baseline,
         n_failed_candidate=comparison.n_failed_candidate,
         n_cut_baseline=comparison.n_cut_baseline,
@@ -215,6 +222,7 @@ def _task_report(
         difference=None if pairs is None else sign * pairs.difference,
         lower=None if ends is None else ends[0],
         upper=None if ends is None else ends[1],
+        detectable=None if pairs is None else pairs.detectable,
         p_value=None if pairs is None else pairs.p_value,
         adjusted_level=verdict.adjusted_level,
         flips=FlipsReport(

@@ -1,0 +1,226 @@
+"""Evidence that may be looked at after every sample: betting e-processes for paired differences.
+
+A gambler starts with 1 and bets, before each sample, that the differences are higher than a
+hypothesis allows. Where the hypothesis holds no strategy makes money on average, so the chance that
+the fortune ever reaches ``1 / alpha`` is at most ``alpha`` (Ville's inequality), however often one
+looks and whenever one stops. The fortune is the e-value against the hypothesis. A value ``m`` is in
+the confidence sequence while the fortune against it is below ``1 / alpha``.
+
+Source: I. Waudby-Smith, A. Ramdas (2024), Estimating means of bounded random variables by betting,
+Journal of the Royal Statistical Society B 86, 1-27: capital process (sections 2 to 4), sampling
+without replacement (section 5). The fortune here is spread over constant bets from 0 to the largest
+that cannot lose everything. For right and wrong answers against "no difference" that is the
+Bayes factor with a uniform prior on the share of flips that are regressions.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import optimize
+
+Decision = Literal["pass", "regression"]
+Bounds = tuple[float, float]
+
+_DIFFERENCES: Bounds = (-1.0, 1.0)  # of scores between 0 and 1
+
+# Bets that the fortune is spread over; more change no stopping time by more than a sample or two.
+_N_BETS = 64
+_BETS = (np.arange(_N_BETS) + 0.5) / _N_BETS
+_TOLERANCE = 1e-6
+_MAX_LOG = 1e3
+
+
+class BettingProcess:
+    """The fortune of betting against "the mean is at most ``null``".
+
+    Args:
+        null: Largest mean that the hypothesis allows, between the bounds.
+        bounds: Smallest and largest value that an observation can have.
+        population: How many observations there are in all, when they are drawn without replacement
+            and the hypothesis is about their own mean; ``None`` for a hypothesis about whatever
+            they are drawn from.
+
+    Raises:
+        ValueError: ``null`` is not between the bounds.
+    """
+
+    def __init__(self, null: float, bounds: Bounds, *, population: int | None = None) -> None:
+        low, high = bounds
+        if not low < null < high:
+            raise ValueError(f"a mean of {null} is not between {low} and {high}")
+        self._null, self._low, self._high = null, low, high
+        self._population = population
+        self._log_fortunes: np.ndarray[Any, Any] = np.zeros(_N_BETS)
+        self._sum, self._n = 0.0, 0
+        self._is_impossible = False
+
+    @property
+    def log_e_value(self) -> float:
+        """Natural logarithm of the fortune; infinite once the hypothesis cannot be true."""
+        if self._is_impossible:
+            return math.inf
+        highest = float(self._log_fortunes.max())
+        return highest + math.log(float(np.exp(self._log_fortunes - highest).mean()))
+
+    def update(self, value: float, weight: float = 1.0) -> None:
+        """Bet on the next observation.
+
+        Args:
+            value: The observation, or the mean of a cluster of them.
+            weight: Size of the cluster as a share of the largest there can be, in ``(0, 1]``.
+
+        Raises:
+            ValueError: The observation is out of bounds, or there are more than the population has.
+        """
+        if not (self._low <= value <= self._high and 0.0 < weight <= 1.0):
+            raise ValueError(
+                f"{value} of weight {weight}: values lie in [{self._low}, {self._high}] and "
+                "weights in (0, 1]"
+            )
+        if self._n == self._population:
+            raise ValueError(f"more observations than the population of {self._population} has")
+        mean = self._next_mean()
+        self._sum += value
+        self._n += 1
+        # A sum that the hypothesis has no room for is noted below; there is nothing left to bet on.
+        if mean > self._low:
+            gain = weight * (value - mean) / (mean - self._low)
+            self._log_fortunes += np.log1p(_BETS * gain)
+        if self._population is not None:
+            most = self._population * self._null - (self._population - self._n) * self._low
+            self._is_impossible |= self._sum > most + _TOLERANCE
+
+    def _next_mean(self) -> float:
+        """Largest mean of the next observation that the hypothesis allows."""
+        if self._population is None:
+            return self._null
+        return (self._population * self._null - self._sum) / (self._population - self._n)
+
+
+def confidence_sequence(
+    values: Sequence[float],
+    *,
+    bounds: Bounds = _DIFFERENCES,
+    alpha: float = 0.05,
+    weights: Sequence[float] | None = None,
+    population: int | None = None,
+) -> tuple[float, float]:
+    """Bound the mean of what the values are drawn from, at whatever moment one stopped.
+
+    Args:
+        values: Observations in the order in which they came, shape ``(n,)``.
+        bounds: Smallest and largest value that there can be.
+        alpha: Chance that either end is ever wrong; both together hold with ``1 - 2 * alpha``.
+        weights: Shape ``(n,)``: see ``BettingProcess.update``.
+        population: See ``BettingProcess``.
+
+    Returns:
+        Lower and upper end.
+    """
+    sizes = [1.0] * len(values) if weights is None else list(weights)
+
+    def lower_end(sign: float) -> float:
+        """The lower end of the mean of the values times ``sign``."""
+        low, high = sorted((sign * bounds[0], sign * bounds[1]))
+
+        def excess(null: float) -> float:
+            process = BettingProcess(null, (low, high), population=population)
+            for value, size in zip(values, sizes, strict=True):
+                process.update(sign * value, size)
+            # Finite, for the root finder.
+            return min(process.log_e_value, _MAX_LOG) + math.log(alpha)
+
+        # The fortune falls as the hypothesis is moved up, so there is one crossing at most.
+        edge = _TOLERANCE * (high - low)
+        if excess(low + edge) < 0:
+            return low
+        if excess(high - edge) > 0:
+            return high
+        return float(optimize.brentq(excess, low + edge, high - edge, xtol=edge))
+
+    return lower_end(1.0), -lower_end(-1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SequentialState:
+    """What is known of a task after some samples."""
+
+    n_samples: int
+    log_e_pass: float
+    """Against "the drop is the margin or more"."""
+
+    log_e_regression: float
+    """Against "there is no drop"."""
+
+    decision: Decision | None
+
+
+class SequentialComparison:
+    """Decides a task as early as its margin allows.
+
+    At a difference of 0 or more only a false regression is possible, at a drop of the margin or
+    more only a false pass, and in between neither is false. So each of the two tests has the whole
+    of ``alpha``, and the chance of a false decision is at most ``alpha`` whenever it stops.
+
+    Args:
+        margin: Largest acceptable drop, in units of the score.
+        bounds: Smallest and largest difference that a pair can have.
+        alpha: Chance of a false decision.
+        n_claims: Tasks among which a regression is claimed: each must bring that much more evidence
+            (Bonferroni), so that the chance of any false regression is at most ``alpha``.
+        max_weight: Size of the largest cluster.
+
+    Raises:
+        ValueError: The margin is not between 0 and the lower bound.
+    """
+
+    def __init__(
+        self,
+        margin: float,
+        *,
+        bounds: Bounds = _DIFFERENCES,
+        alpha: float = 0.05,
+        n_claims: int = 1,
+        max_weight: int = 1,
+    ) -> None:
+        self._pass = BettingProcess(-margin, bounds)
+        self._regression = BettingProcess(0.0, (-bounds[1], -bounds[0]))
+        self._log_pass = -math.log(alpha)
+        self._log_regression = math.log(n_claims / alpha)
+        self._max_weight = max_weight
+        self._n = 0
+        self._decision: Decision | None = None
+
+    def update(self, difference: float, n_samples: int = 1) -> SequentialState:
+        """Take the next pair, or the next cluster of pairs.
+
+        Args:
+            difference: Candidate minus baseline; of a cluster its mean.
+            n_samples: Pairs in the cluster.
+
+        Returns:
+            The state with it; a decision once made stays.
+        """
+        weight = n_samples / self._max_weight
+        self._pass.update(difference, weight)
+        self._regression.update(-difference, weight)
+        self._n += n_samples
+        if self._decision is None:
+            if self._pass.log_e_value >= self._log_pass:
+                self._decision = "pass"
+            elif self._regression.log_e_value >= self._log_regression:
+                self._decision = "regression"
+        return self.state
+
+    @property
+    def state(self) -> SequentialState:
+        """What is known so far."""
+        return SequentialState(
+            n_samples=self._n,
+            log_e_pass=self._pass.log_e_value,
+            log_e_regression=self._regression.log_e_value,
+            decision=self._decision,
+        )
