@@ -10,7 +10,13 @@ from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpe
 from vlmserve.checkpoint.families.decoder import DECODERS, decoder_tensors
 from vlmserve.checkpoint.families.internlm2 import internlm2_tensors
 from vlmserve.checkpoint.families.qwen2_vl import layer_norm, linear
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
 from vlmserve.checkpoint.tensors import Shape
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.internvl import (
+    create_internvl_chat_tokens,
+    create_internvl_tokens,
+)
 
 # transformers 5.19, models/internvl/configuration_internvl.py; the original InternViT-300M is the
 # same model (OpenGVLab/InternVL, configuration_intern_vit.py has those of InternViT-6B).
@@ -77,6 +83,10 @@ class InternVL(Family):
         decoder = DECODERS.get(str(text.get("model_type", "qwen2")))
         return decoder is not None and decoder.embedding_lora
 
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        return create_internvl_tokens(settings)
+
 
 class InternVLChat(Family):
     """InternVL in its own format (1.5, 2, 2.5, 3, 3.5), with code beside the weights."""
@@ -130,6 +140,10 @@ class InternVLChat(Family):
     def _decoder_class(text: Config) -> str:
         named = text.get("architectures")
         return str(named[0]) if isinstance(named, list) and named else ""
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        return create_internvl_chat_tokens(config)
 
 
 def _shuffle(config: Config) -> int:

@@ -8,6 +8,9 @@ from typing_extensions import override
 from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpec, subsection
 from vlmserve.checkpoint.families.decoder import DECODERS, DecoderKind, decoder_tensors
 from vlmserve.checkpoint.families.encoder import ENCODERS, encoder_tensors
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.llava import create_llava_tokens
 from vlmserve.errors import CheckpointError
 
 _PROJECTOR = "multi_modal_projector."
@@ -111,3 +114,7 @@ class Llava(Family):
                 f"not {layers!r}"
             )
         return max(total + layer + 1 if layer < 0 else layer for layer in depths)
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        return create_llava_tokens(config)

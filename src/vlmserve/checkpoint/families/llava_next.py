@@ -4,6 +4,9 @@ from typing_extensions import override
 
 from vlmserve.checkpoint.families.base import Config, Section, TensorSpec, subsection
 from vlmserve.checkpoint.families.llava import Llava
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.llava import create_llava_next_tokens
 
 
 class LlavaNext(Llava):
@@ -36,3 +39,7 @@ class LlavaNext(Llava):
     def is_tied(self, config: Config) -> bool:
         # Unlike LLaVA's, this configuration class does not look into text_config.
         return bool(config.get("tie_word_embeddings"))
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        return create_llava_next_tokens(config)

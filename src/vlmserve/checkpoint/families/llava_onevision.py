@@ -8,6 +8,9 @@ from typing_extensions import override
 from vlmserve.checkpoint.families.base import Config
 from vlmserve.checkpoint.families.llava import Llava
 from vlmserve.checkpoint.families.llava_next import LlavaNext
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.llava import create_llava_onevision_tokens
 
 
 class LlavaOnevision(LlavaNext):
@@ -41,3 +44,7 @@ class LlavaOnevision(LlavaNext):
     def is_tied(self, config: Config) -> bool:
         # This configuration class takes the setting from text_config again.
         return Llava.is_tied(self, config)
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        return create_llava_onevision_tokens(config, settings)

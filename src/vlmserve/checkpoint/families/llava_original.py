@@ -14,7 +14,10 @@ from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpe
 from vlmserve.checkpoint.families.decoder import DECODERS, DecoderKind, decoder_tensors
 from vlmserve.checkpoint.families.encoder import ENCODERS, encoder_tensors
 from vlmserve.checkpoint.families.qwen2_vl import linear
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
 from vlmserve.checkpoint.tensors import Shape
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.llava_original import create_llava_original_tokens
 
 _TOWER = "vision_tower."
 _CLIP_LARGE: Mapping[str, Any] = {
@@ -121,6 +124,12 @@ class LlavaOriginal(Family):
     @override
     def takes_embedding_lora(self, config: Config) -> bool:
         return False
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        # Only LLaVA-NeXT's later code knows Qwen, and with it videos.
+        has_video = "qwen" in str(config.get("architectures", config.get("model_type"))).lower()
+        return create_llava_original_tokens(config, has_video=has_video)
 
 
 def is_llava_original(config: Config) -> bool:

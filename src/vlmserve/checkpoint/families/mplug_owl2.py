@@ -11,7 +11,10 @@ from typing_extensions import override
 from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpec, subsection
 from vlmserve.checkpoint.families.decoder import DECODERS, decoder_tensors
 from vlmserve.checkpoint.families.qwen2_vl import layer_norm, linear
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
 from vlmserve.checkpoint.tensors import Shape
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.mplug_owl import MPlugOwl2Tokens
 
 # configuration_mplug_owl2.py
 _VISION: Mapping[str, Any] = {
@@ -95,6 +98,15 @@ class MplugOwl2(Family):
     @override
     def takes_embedding_lora(self, config: Config) -> bool:
         return False
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        visual = subsection(config, "visual_config") or {}
+        tower = Section(subsection(visual, "visual_model"), _VISION, "visual_config.visual_model.")
+        queries = Section(
+            subsection(visual, "visual_abstractor"), _ABSTRACTOR, "visual_config.visual_abstractor."
+        ).size("num_learnable_queries")
+        return MPlugOwl2Tokens(tower.size("image_size"), queries)
 
 
 def _two_ways(tensors: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:

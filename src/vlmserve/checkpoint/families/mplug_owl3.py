@@ -14,7 +14,10 @@ from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpe
 from vlmserve.checkpoint.families.decoder import DECODERS, decoder_tensors
 from vlmserve.checkpoint.families.encoder import ENCODERS, encoder_tensors
 from vlmserve.checkpoint.families.qwen2_vl import linear
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
 from vlmserve.checkpoint.tensors import Shape
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
+from vlmserve.checkpoint.visual_tokens.mplug_owl import MPlugOwl3Tokens
 from vlmserve.errors import CheckpointError
 
 # configuration_mplugowl3.py; image_size is 384 in 240728.
@@ -92,6 +95,11 @@ class MplugOwl3(Family):
     @override
     def takes_embedding_lora(self, config: Config) -> bool:
         return False
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> VisualTokens | None:
+        tower = Section(subsection(config, "vision_config"), _VISION, "vision_config.")
+        return MPlugOwl3Tokens(tower.size("image_size"), tower.size("patch_size"))
 
 
 def _is_gated(found: Mapping[str, Shape]) -> bool:

@@ -8,7 +8,9 @@ from typing_extensions import override
 
 from vlmserve.checkpoint.families.base import Config, Family, Section, TensorSpec, subsection
 from vlmserve.checkpoint.families.decoder import DECODERS, decoder_tensors
+from vlmserve.checkpoint.processor_settings import ProcessorSettings
 from vlmserve.checkpoint.tensors import Shape
+from vlmserve.checkpoint.visual_tokens.qwen import Qwen2VLTokens, QwenTokens, create_qwen_tokens
 
 
 class QwenVL(Family):
@@ -19,6 +21,8 @@ class QwenVL(Family):
 
     vision_defaults: ClassVar[Mapping[str, Any]]
     """Defaults of the family's vision configuration class."""
+
+    token_formula: ClassVar[type[QwenTokens]] = Qwen2VLTokens
 
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         ("model.language_model.", "language_model.model."),
@@ -65,6 +69,11 @@ class QwenVL(Family):
             subsection(config, "vision_config"), self.vision_defaults, "vision_config."
         )
         return (vision.size("patch_size") * vision.size("spatial_merge_size")) ** 2
+
+    @override
+    def visual_tokens(self, config: Config, settings: ProcessorSettings) -> QwenTokens | None:
+        vision = {**self.vision_defaults, **(subsection(config, "vision_config") or {})}
+        return create_qwen_tokens(self.token_formula, vision, settings)
 
 
 def patch_embedding(vision: Section, width: int) -> dict[str, Shape]:

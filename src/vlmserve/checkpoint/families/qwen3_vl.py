@@ -14,6 +14,7 @@ from vlmserve.checkpoint.families.qwen2_vl import (
     patch_embedding,
 )
 from vlmserve.checkpoint.tensors import Shape
+from vlmserve.checkpoint.visual_tokens.qwen import Qwen3VLTokens
 from vlmserve.errors import CheckpointError
 
 
@@ -24,6 +25,7 @@ class Qwen3VL(QwenVL):
     title = "Qwen3-VL"
     architectures = frozenset({"Qwen3VLForConditionalGeneration"})
     decoder = "qwen3_vl_text"
+    token_formula = Qwen3VLTokens
     # There never was a layout with the text model directly under ``model.``.
     renames = (
         ("model.visual.", "visual."),
