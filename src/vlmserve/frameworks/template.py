@@ -4,6 +4,7 @@ Frameworks do not train with a checkpoint's chat template but with a table of th
 are in the modules beside this one; here is what they have in common.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,6 +21,9 @@ tokens or separators in the whole conversation."""
 
 MEDIUM = "{medium}"
 """Where a form has the placeholder that stands for an image's or a video's tokens."""
+
+
+_FIELD = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 
 
 class RenderError(ValueError):
@@ -304,10 +308,8 @@ class _Writer:
 
     def _form(self, form: str, **texts: str) -> str:
         # Not str.format: the forms hold braces of their own, and so do people's texts.
-        for name, value in {**self._special, **texts}.items():
-            before, found, after = form.partition(f"{{{name}}}")
-            form = f"{before}{value}{after}" if found else form
-        return form
+        values = {**self._special, **texts}
+        return _FIELD.sub(lambda field: values.get(field[1], field[0]), form)
 
     def _add(
         self, text: str, role: TurnRole | None, *, supervised: bool = False, joined: bool = False
