@@ -58,6 +58,9 @@ class RopeInfo:
     """Base of the frequencies; ``None`` where nothing says it and the class's default is not known
     here."""
 
+    theta_key: str
+    """Dotted path of the key that says it, or that would."""
+
     is_theta_stated: bool
     """Whether it stands where it is read, and is not the class's default."""
 
@@ -165,12 +168,15 @@ def _read_object(section: TextSection, key: str | None) -> RopeInfo | None:
         raise CheckpointError(f"config.json: {where}: an object is expected, not {values!r}")
     if values and all(isinstance(value, dict) for value in values.values()):
         return None
-    theta = values.get("rope_theta", section.values.get("rope_theta"))
+    theta, theta_key = values.get("rope_theta"), f"{where}.rope_theta"
+    if theta is None and section.values.get("rope_theta") is not None:
+        theta, theta_key = section.values["rope_theta"], f"{section.where}rope_theta"
     default = _DEFAULT_THETA.get(section.model_type)
     rope_type = _spelled(values.get("rope_type", values.get("type", "default")))
     share = values.get("partial_rotary_factor", section.values.get("partial_rotary_factor"))
     return RopeInfo(
-        theta=default if theta is None else _number(theta, f"{where}: rope_theta"),
+        theta=default if theta is None else _number(theta, theta_key),
+        theta_key=theta_key,
         is_theta_stated=theta is not None,
         type=rope_type,
         legacy_type=_spelled(values.get("type", rope_type)),

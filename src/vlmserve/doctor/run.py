@@ -2,7 +2,7 @@
 
 import logging
 
-from vlmserve.doctor import adapters, files, processor, tensors, training
+from vlmserve.doctor import adapters, config, files, processor, rope, tensors, training
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown, severity_rank
@@ -15,6 +15,8 @@ _LOGGER = logging.getLogger(__name__)
 CHECKS: tuple[Check, ...] = (
     *files.CHECKS,
     *tensors.CHECKS,
+    *config.CHECKS,
+    *rope.CHECKS,
     *processor.CHECKS,
     *adapters.CHECKS,
     *training.CHECKS,
@@ -23,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
 
 # What a finding follows from when both are there: the id, and the ids that explain it.
 _CAUSES: dict[str, tuple[str, ...]] = {
+    "ckpt.tensors": ("cfg.two-truths",),
     "lora.match": ("base.identity",),
 }
 
@@ -48,10 +51,15 @@ def run_checks(exam: Examination) -> DoctorReport:
 
 def _trace(findings: list[Finding]) -> list[Finding]:
     """Mark findings that follow from others."""
-    present = {finding.id for finding in findings}
+    # What is less serious explains nothing: it would hide the other.
+    ranks: dict[str, int] = {}
+    for finding in findings:
+        rank = severity_rank(finding.severity)
+        ranks[finding.id] = min(rank, ranks.get(finding.id, rank))
     traced = []
     for finding in findings:
-        cause = next((cause for cause in _CAUSES.get(finding.id, ()) if cause in present), None)
+        rank, causes = severity_rank(finding.severity), _CAUSES.get(finding.id, ())
+        cause = next((cause for cause in causes if ranks.get(cause, rank + 1) <= rank), None)
         if cause is None:
             traced.append(finding)
         else:

@@ -163,7 +163,7 @@ def test_internvl_chat_has_its_own_name_for_the_section() -> None:
     ("text", "message"),
     [
         ({"rope_scaling": "mrope"}, "text_config.rope_scaling: an object"),
-        ({"rope_theta": "1e6"}, "rope_theta: a number"),
+        ({"rope_theta": "1e6"}, "text_config.rope_theta: a number"),
         ({"rope_parameters": {"mrope_section": [1.5]}}, "mrope_section: a list of whole numbers"),
     ],
 )
