@@ -102,7 +102,8 @@ def compare_pairs(
     groups = _numbered(clusters, len(before))
     if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
         method: Method = "matched proportions"
-        lower, upper, p_value, drop_level = _matched(after - before, groups, alpha, seed)
+        lower, upper, drop_level = matched_interval(after - before, groups, alpha=alpha)
+        p_value = _matched_p(after - before, groups, seed)
     else:
         method = "mean difference"
         spread = MeanDifference.of(before, after, groups, seed)
@@ -176,26 +177,37 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _matched(
-    differences: Array, clusters: Array, alpha: float, seed: int
-) -> tuple[float, float, float, float]:
-    """Interval, p-value and drop level of scores that are 0 or 1."""
-    regressed, improved = int((differences < 0).sum()), int((differences > 0).sum())
+def matched_interval(
+    differences: Array, clusters: Array, *, alpha: float = 0.05
+) -> tuple[float, float, float]:
+    """Tango's interval of differences of scores that are 0 or 1, allowing for clusters.
+
+    Pairs that hang together count for less than one each, by the design effect. How much less is
+    estimated from as many clusters as there are: hence Student's quantile where there are any.
+
+    Args:
+        differences: Candidate minus baseline, each -1, 0 or 1, shape ``(n,)``.
+        clusters: For each pair the number of its cluster, from 0 without gaps, shape ``(n,)``.
+        alpha: One minus the confidence.
+
+    Returns:
+        Lower end, upper end, and ``PairedResult.drop_level``.
+    """
     n, groups = len(differences), int(clusters.max()) + 1
-    if groups == n:
-        lower, upper = tango_interval(regressed, improved, n, alpha=alpha)
-        drop_level = 2 * float(stats.norm.sf(-tango_statistic(regressed, improved)))
-        return lower, upper, mcnemar_mid_p(regressed, improved), min(1.0, drop_level)
-    # Pairs that hang together count for less than one each, and how much less is estimated from
-    # as many clusters as there are: hence Student's quantile.
     effect = design_effect(differences, clusters)
-    degrees = groups - 1
-    lower, upper = tango_interval(
-        regressed / effect, improved / effect, n / effect, z=float(stats.t.isf(alpha / 2, degrees))
-    )
-    statistic = tango_statistic(regressed / effect, improved / effect)
-    drop_level = min(1.0, 2 * float(stats.t.sf(-statistic, degrees)))
-    return lower, upper, sign_flip_p(differences, clusters, seed), drop_level
+    regressed = float((differences < 0).sum()) / effect
+    improved = float((differences > 0).sum()) / effect
+    tail = stats.norm if groups == n else stats.t(groups - 1)
+    z = float(tail.isf(alpha / 2))
+    lower, upper = tango_interval(regressed, improved, n / effect, z=z)
+    drop_level = 2 * float(tail.sf(-tango_statistic(regressed, improved)))
+    return lower, upper, min(1.0, drop_level)
+
+
+def _matched_p(differences: Array, clusters: Array, seed: int) -> float:
+    if int(clusters.max()) + 1 < len(differences):
+        return sign_flip_p(differences, clusters, seed)
+    return mcnemar_mid_p(int((differences < 0).sum()), int((differences > 0).sum()))
 
 
 def _detectable(before: Array, after: Array, clusters: Array, alpha: float) -> float:
