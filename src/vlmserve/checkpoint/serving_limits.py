@@ -85,14 +85,16 @@ def with_processor_kwargs(
 
 
 def _with_settings(part: PartSettings, chosen: Mapping[str, Any]) -> PartSettings:
-    values = dict(part)
+    path = next((source.path for key in part if (source := part.source(key)).path), None)
+    # Defaults stay defaults: some give way to the model's own configuration.
+    values = {key: value for key, value in part.items() if part.source(key).path is not None}
     size = chosen.get("size")
     if isinstance(size, Mapping):
         # min_pixels and max_pixels are another spelling of the same, and would win.
         values.pop("min_pixels", None)
         values.pop("max_pixels", None)
-        chosen = {**chosen, "size": {**(values.get("size") or {}), **size}}
-    return PartSettings({**values, **chosen}, class_name=part.class_name)
+        chosen = {**chosen, "size": {**(part.get("size") or {}), **size}}
+    return PartSettings({**values, **chosen}, class_name=part.class_name, path=path)
 
 
 def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_qwen: bool) -> str:
