@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.provenance import VisionLimits
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.config.serve import ServeConfig
 from vlmserve.datasets.sample import Dataset
+
+if TYPE_CHECKING:
+    from vlmserve.doctor.model_scan import ModelScan
 
 Progress = Callable[[str, int, int], None]
 """Told what is being read, how much of it is done and how much there is, in bytes or samples."""
@@ -46,3 +51,14 @@ class Examination:
     """How it would be served."""
 
     progress: Progress = no_progress
+
+    @cached_property
+    def scan(self) -> "ModelScan":
+        """Every weight, read once for all checks that need their values. Not for the fast pass.
+
+        Raises:
+            CheckpointError: A weight file is missing or broken.
+        """
+        from vlmserve.doctor.model_scan import scan_model
+
+        return scan_model(self)

@@ -2,7 +2,7 @@
 
 import logging
 
-from vlmserve.doctor import adapters, config, files, processor, rope, tensors, training
+from vlmserve.doctor import adapters, config, files, finite, processor, rope, tensors, training
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown, severity_rank
@@ -15,6 +15,7 @@ _LOGGER = logging.getLogger(__name__)
 CHECKS: tuple[Check, ...] = (
     *files.CHECKS,
     *tensors.CHECKS,
+    *finite.CHECKS,
     *config.CHECKS,
     *rope.CHECKS,
     *processor.CHECKS,

@@ -1,13 +1,10 @@
-"""Are the tensors those that the configuration asks for, and are they numbers?"""
+"""Are the tensors those that the configuration asks for?"""
 
-import math
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterator
 
 from vlmserve.checkpoint.families import Component
 from vlmserve.checkpoint.inventory import TensorInventory, compare_tensors
 from vlmserve.checkpoint.source import Checkpoint
-from vlmserve.checkpoint.tensors import TensorInfo, count_nonfinite
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import (
@@ -44,47 +41,6 @@ def check_tensors(exam: Examination) -> Iterator[Outcome]:
     evidence = list(_inventory_evidence(checkpoint, inventory))
     if evidence:
         yield _tensors_finding(inventory, evidence)
-
-
-def check_finite(exam: Examination) -> Iterator[Outcome]:
-    """``ckpt.finite``: values that are infinite or not a number.
-
-    Reads every weight; the fast pass reads an adapter's alone.
-    """
-    checkpoint = exam.checkpoint
-    sources: list[Mapping[str, TensorInfo]] = []
-    if checkpoint.adapter is not None:
-        sources.append(checkpoint.adapter.tensors)
-    if exam.fast:
-        reason = "the model's weights are not read in the fast pass; run vlmserve check"
-        yield Unknown(id="ckpt.finite", reason=reason)
-    elif checkpoint.weights.shards:
-        sources.append(checkpoint.tensors)
-    else:
-        reason = "no safetensors files; pickled weights are not opened"
-        yield Unknown(id="ckpt.finite", reason=reason)
-    bad: list[tuple[TensorInfo, int]] = []
-    for tensor in chain.from_iterable(source.values() for source in sources):
-        count = count_nonfinite(tensor)
-        if count:
-            bad.append((tensor, count))
-    if bad:
-        yield Finding(
-            id="ckpt.finite",
-            title=f"{len(bad)} tensors hold values that are infinite or not a number",
-            evidence=[
-                Evidence(
-                    file=shown_path(tensor.path, checkpoint),
-                    key=tensor.name,
-                    value=f"{count} of {math.prod(tensor.shape)} values",
-                )
-                for tensor, count in bad[:5]
-            ],
-            consequence="vLLM loads them without a word and answers with empty text.",
-            remedy="go back to a checkpoint from before training diverged; if it was converted to "
-            "float16, convert to bfloat16 instead",
-            source="vllm 0.32, observed: NaN weights give status 200 and empty text",
-        )
 
 
 def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> Iterator[Evidence]:
@@ -160,16 +116,6 @@ CHECKS = (
         example="vision tower: 43 tensors missing",
         remedy="Save the model again from the class that `config.json` names, or copy what was "
         "frozen from the base model.",
-    ),
-    Check(
-        id="ckpt.finite",
-        run=check_finite,
-        cause="Training diverged, or bfloat16 weights were converted to float16, which ends at "
-        "65504.",
-        evidence="Every value of every weight that can be infinite or not a number.",
-        example="1 tensors hold values that are infinite or not a number",
-        remedy="Go back to a checkpoint from before training diverged; convert to bfloat16 "
-        "instead of float16.",
     ),
 )
 """The checks of this theme, in the order in which they run."""
