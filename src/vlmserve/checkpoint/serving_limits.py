@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.files import read_json_if_present
-from vlmserve.checkpoint.processor_settings import PartSettings, ProcessorSettings
+from vlmserve.checkpoint.processor_settings import (
+    PartSettings,
+    ProcessorSettings,
+    load_processor_settings,
+)
 from vlmserve.checkpoint.provenance import VisionLimits
 
 if TYPE_CHECKING:
@@ -19,7 +23,10 @@ if TYPE_CHECKING:
 # Where vLLM 0.32's video loaders take them (multimodal/video.py).
 _VIDEO_KEYS = {"fps": "fps", "fps_min_frames": "min_frames", "fps_max_frames": "max_frames"}
 _PIXEL_LIMITS = ("min_pixels", "max_pixels")
-_SIZE_SETTINGS = frozenset({"size", "min_pixels", "max_pixels", "images_kwargs"})
+_FRAME_LIMITS = ("video_min_pixels", "video_max_pixels")
+_SIZE_SETTINGS = frozenset({"size", "min_pixels", "max_pixels"})
+# Families whose video processor limits each frame by itself, as the training frameworks do.
+_FRAME_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +54,37 @@ def training_media_settings(
             spellings that processors know, the training's are left out.
     """
     limits = _known_limits(checkpoint, train_env)
-    is_qwen = isinstance(checkpoint.family, QwenVL)
-    overridden = bool(_SIZE_SETTINGS & set(chosen or {}))
-    pixels = {
-        name: limits[name]
-        for name in _PIXEL_LIMITS
-        if name in limits and is_qwen and not overridden
+    names = set(chosen or {})
+    given_way = ({*_PIXEL_LIMITS} if names & {*_SIZE_SETTINGS, "images_kwargs"} else set()) | (
+        {*_FRAME_LIMITS} if names & {*_SIZE_SETTINGS, "videos_kwargs"} else set()
+    )
+    applicable = _applicable(checkpoint)
+    applied = {
+        name: value
+        for name, value in limits.items()
+        if name in applicable and name not in given_way
     }
-    video = {key: limits[name] for name, key in _VIDEO_KEYS.items() if name in limits and is_qwen}
+    video = {key: applied[name] for name, key in _VIDEO_KEYS.items() if name in applied}
     notes = [
         f"{name}={value:g} of the training gives way to engine.mm_processor_kwargs"
-        if overridden and name in _PIXEL_LIMITS
-        else _note(checkpoint, name, value, is_qwen=is_qwen)
+        if name in applicable and name in given_way
+        else _note(checkpoint, name, value, is_applied=name in applied)
         for name, value in limits.items()
     ]
     return MediaSettings(
-        _image_size(checkpoint, pixels), {"video": video} if video else {}, tuple(notes)
+        {**_image_size(checkpoint, applied), **_frame_size(checkpoint, applied)},
+        {"video": video} if video else {},
+        tuple(notes),
     )
+
+
+def _applicable(checkpoint: "Checkpoint") -> frozenset[str]:
+    """The limits that vLLM has a setting for."""
+    family = checkpoint.family
+    if not isinstance(family, QwenVL):
+        return frozenset()
+    frames = _FRAME_LIMITS if family.name in _FRAME_FAMILIES else ()
+    return frozenset({*_PIXEL_LIMITS, *_VIDEO_KEYS, *frames})
 
 
 def with_processor_kwargs(
@@ -97,8 +118,8 @@ def _with_settings(part: PartSettings, chosen: Mapping[str, Any]) -> PartSetting
     return PartSettings({**values, **chosen}, class_name=part.class_name, path=path)
 
 
-def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_qwen: bool) -> str:
-    if is_qwen and (name in _PIXEL_LIMITS or name in _VIDEO_KEYS):
+def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_applied: bool) -> str:
+    if is_applied:
         return f"{name}={value:g} of the training is applied to serving"
     return (
         f"{name}={value:g} of the training is NOT applied: vLLM has no such setting for "
@@ -106,8 +127,9 @@ def _note(checkpoint: "Checkpoint", name: str, value: float, *, is_qwen: bool) -
     )
 
 
-def _image_size(checkpoint: "Checkpoint", pixels: dict[str, int]) -> dict[str, Any]:
+def _image_size(checkpoint: "Checkpoint", limits: Mapping[str, Any]) -> dict[str, Any]:
     """Spell pixel limits as the image processor's size; videos keep theirs."""
+    pixels = {name: limits[name] for name in _PIXEL_LIMITS if name in limits}
     if not pixels:
         return {}
     smallest, largest = _processor_pixels(checkpoint)
@@ -118,6 +140,19 @@ def _image_size(checkpoint: "Checkpoint", pixels: dict[str, int]) -> dict[str, A
     return {"images_kwargs": {"size": {"shortest_edge": smallest, "longest_edge": largest}}}
 
 
+def _frame_size(checkpoint: "Checkpoint", limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell limits of frames as the video processor's size; images keep theirs."""
+    if not any(name in limits for name in _FRAME_LIMITS):
+        return {}
+    own = load_processor_settings(checkpoint).video.get("size") or {}
+    smallest = limits.get("video_min_pixels", own.get("shortest_edge"))
+    largest = limits.get("video_max_pixels", own.get("longest_edge"))
+    if smallest is None or largest is None:
+        return {}
+    size = {"shortest_edge": smallest, "longest_edge": max(smallest, largest)}
+    return {"videos_kwargs": {"size": size}}
+
+
 def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") -> dict[str, Any]:
     limits = VisionLimits() if checkpoint.training is None else checkpoint.training.limits
     _, own = _processor_pixels(checkpoint)
@@ -125,6 +160,11 @@ def _known_limits(checkpoint: "Checkpoint", train_env: "VisionLimits | None") ->
         # The frameworks shrink an image to their limit and hand it to the processor, whose own
         # limit goes on to hold.
         limits = replace(limits, max_pixels=min(limits.max_pixels, own))
+    if limits.video_min_pixels is not None:
+        # Enlarged frames are handed to the processor, too, whose own smallest size goes on to hold.
+        size = load_processor_settings(checkpoint).video.get("size") or {}
+        floor = max(limits.video_min_pixels, _number(size.get("shortest_edge")) or 0)
+        limits = replace(limits, video_min_pixels=floor)
     if train_env is not None:
         limits = limits.updated(train_env)
     if isinstance(checkpoint.family, QwenVL):

@@ -2,7 +2,18 @@
 
 import logging
 
-from vlmserve.doctor import adapters, config, files, finite, processor, rope, tensors, training
+from vlmserve.doctor import (
+    adapters,
+    config,
+    files,
+    finite,
+    geometry,
+    pixels,
+    processor,
+    rope,
+    tensors,
+    training,
+)
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown, severity_rank
@@ -19,6 +30,8 @@ CHECKS: tuple[Check, ...] = (
     *config.CHECKS,
     *rope.CHECKS,
     *processor.CHECKS,
+    *pixels.CHECKS,
+    *geometry.CHECKS,
     *adapters.CHECKS,
     *training.CHECKS,
 )

@@ -113,7 +113,7 @@ def test_missing_processor_without_a_base_is_refused(
 def test_training_limits_are_applied_and_said(write: CheckpointWriter, tmp_path: Path) -> None:
     tuned = write.model("tuned")
     swift_args(tuned, max_pixels=50176)
-    env = VisionLimits(fps=1.0, fps_max_frames=16, video_max_pixels=9)
+    env = VisionLimits(fps=1.0, fps_max_frames=16, video_total_pixels=9)
 
     plan = plan_serving(load_checkpoint(tuned), config(), tmp_path, train_env=env)
     flags = vllm_flags(plan, config())
@@ -123,7 +123,25 @@ def test_training_limits_are_applied_and_said(write: CheckpointWriter, tmp_path:
         "video": {"fps": 1.0, "max_frames": 16}
     }
     assert "max_pixels=50176 of the training is applied to serving" in plan.notes
-    assert any("video_max_pixels=9 of the training is NOT applied" in note for note in plan.notes)
+    assert any("video_total_pixels=9 of the training is NOT applied" in note for note in plan.notes)
+
+
+def test_limits_of_frames_are_the_video_processors(write: CheckpointWriter, tmp_path: Path) -> None:
+    tuned = write.model("tuned")
+    env = VisionLimits(fps_min_frames=8, video_max_pixels=200704)
+
+    plan = plan_serving(load_checkpoint(tuned), config(), tmp_path, train_env=env)
+
+    size = {"shortest_edge": 100352, "longest_edge": 200704}
+    assert plan.mm_processor_kwargs == {"videos_kwargs": {"size": size}}
+    assert plan.media_io_kwargs == {"video": {"min_frames": 8}}
+    chosen = config("engine.mm_processor_kwargs={videos_kwargs: {max_pixels: 784}}")
+    plan = plan_serving(load_checkpoint(tuned), chosen, tmp_path, train_env=env)
+    assert plan.mm_processor_kwargs == {"videos_kwargs": {"max_pixels": 784}}
+    assert (
+        "video_max_pixels=200704 of the training gives way to engine.mm_processor_kwargs"
+        in plan.notes
+    )
 
 
 def test_training_limit_never_enlarges_the_processors_own(
