@@ -27,7 +27,7 @@ class Laboratory:
     def untouched(self, subject: str) -> Result:
         """What is said about a subject as it is."""
         if subject not in self._results:
-            self._results[subject] = _examine(self._stock.pristine(subject))
+            self._results[subject] = _examine(subject, self._stock.pristine(subject))
         return self._results[subject]
 
     def mutated(self, mutation: Mutation) -> Result:
@@ -35,9 +35,10 @@ class Laboratory:
         if mutation.key not in self._results:
             with self._stock.copy(mutation.subject) as case:
                 mutation.apply(case)
-                self._results[mutation.key] = _examine(case)
+                self._results[mutation.key] = _examine(mutation.subject, case)
         return self._results[mutation.key]
 
 
-def _examine(case: Case) -> Result:
-    return Result(full=case.examine(), fast=case.examine(fast=True))
+def _examine(subject: str, case: Case) -> Result:
+    fast = case.examine(fast=True)
+    return Result(full=fast if SUBJECTS[subject].header_only else case.examine(), fast=fast)

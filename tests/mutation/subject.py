@@ -96,6 +96,9 @@ class Subject:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of ``Case``."""
 
+    header_only: bool = False
+    """Whether its values are all zero: then only the fast pass is made."""
+
     expected: frozenset[str] = frozenset()
     """Ids above ``info`` that the untouched subject has: families that vLLM lacks."""
 

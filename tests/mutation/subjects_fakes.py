@@ -6,10 +6,11 @@ whoever reads every value asks for fewer layers.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.mutation.subject import Subject
 from vlmserve.checkpoint.families import find_family
 from vlmserve.checkpoint.tensors import Shape
 
@@ -239,3 +240,24 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
+
+
+_LACKING = frozenset({"ckpt.architecture"})
+
+
+def _fake(name: str, what: str, write: Callable[[Path], None]) -> Subject:
+    return Subject(
+        name,
+        f"{what}, header only",
+        lambda root: write(root / "checkpoint"),
+        header_only=True,
+        expected=_LACKING,
+    )
+
+
+SUBJECTS = (
+    _fake("xcomposer2.5", "XComposer2.5", write_xcomposer2d5),
+    _fake("mplug-owl2", "mPLUG-Owl2", write_mplug_owl2),
+    _fake("mplug-owl3", "mPLUG-Owl3", write_mplug_owl3),
+    _fake("llava-original", "original LLaVA-1.5", write_llava_original),
+)

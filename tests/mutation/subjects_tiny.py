@@ -8,42 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.mutation.layouts import as_llava_4, as_qwen_4, restore_tower_level
-from tests.mutation.mutation import write_json
+from tests.mutation.side_files import write_trainer_state
 from tests.mutation.subject import Subject
 from tests.mutation.subjects_demo import draw_samples, write_heldout, write_llava, write_swift
 
 _ROUNDS = 3
 _SHARDS = 3
-_STEPS = 10
 
 Layout = Callable[[Path], None]
-
-
-def write_trainer_state(directory: Path) -> None:
-    """Write the log of a run that learned something."""
-    history = [
-        {
-            "epoch": step / _STEPS,
-            "grad_norm": round(2.0 / step + 0.3, 4),
-            "learning_rate": 1e-5 * (1 - step / _STEPS),
-            "loss": round(1.5 / step + 0.2, 4),
-            "step": step,
-        }
-        for step in range(1, _STEPS + 1)
-    ]
-    state = {
-        "best_metric": None,
-        "epoch": 1.0,
-        "global_step": _STEPS,
-        "is_local_process_zero": True,
-        "is_world_process_zero": True,
-        "log_history": history,
-        "logging_steps": 1,
-        "max_steps": _STEPS,
-        "num_train_epochs": 1,
-        "train_batch_size": 1,
-    }
-    write_json(directory / "trainer_state.json", state)
 
 
 def build_pair(
