@@ -12,6 +12,7 @@ from vlmserve.doctor import (
     processor,
     rope,
     tensors,
+    tokens,
     training,
 )
 from vlmserve.doctor.check import Check
@@ -29,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     *finite.CHECKS,
     *config.CHECKS,
     *rope.CHECKS,
+    *tokens.CHECKS,
     *processor.CHECKS,
     *pixels.CHECKS,
     *geometry.CHECKS,
