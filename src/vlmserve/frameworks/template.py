@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vlmserve.checkpoint.tokenizer import SpecialRole
+from vlmserve.checkpoint.token_table import SpecialRole
 from vlmserve.datasets.sample import Medium, Turn, TurnRole
 
 Framework = Literal["ms-swift", "llama-factory", "llava", "xcomposer"]
