@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Engines share the machine with their clients; on few cores a second thread pool only gets in the way.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo check test bench lock install install-dev clean
+.PHONY: demo check test test-formulas bench lock install install-dev clean
 
 demo: install  ## serve and judge the demo checkpoints, end to end
 	$(BIN)/vlmserve demo tour --out demo-out
@@ -18,6 +18,9 @@ check: install-dev  ## lint, format, types, import floors
 
 test: install-dev  ## every test; a tier that cannot run is a failure
 	VLMSERVE_REQUIRE=engine,compose $(BIN)/pytest
+
+test-formulas: install-dev  ## the token formulas against ten times as many sizes
+	VLMSERVE_FORMULA_SIZES=2000 $(BIN)/pytest tests/unit/checkpoint/test_visual_tokens.py
 
 bench: install-dev  ## the benchmarks whose numbers are in benchmarks/README.md
 	$(BIN)/python benchmarks/startup.py

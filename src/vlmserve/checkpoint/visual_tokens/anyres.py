@@ -9,20 +9,23 @@ import math
 from collections.abc import Sequence
 
 from vlmserve.checkpoint.visual_tokens.base import require_size
-from vlmserve.errors import MediaError
 
 Resolution = tuple[int, int]
 """Width and height in pixels."""
+
+_MOST_OVER_LIMIT = 1.1
 
 
 def best_resolution(width_px: int, height_px: int, resolutions: Sequence[Resolution]) -> Resolution:
     """The resolution that keeps most of an image's pixels and, of several, wastes least.
 
-    Raises:
-        MediaError: The image is so narrow that nothing is left of it at any resolution.
+    Args:
+        width_px: Width of the image.
+        height_px: Height of the image.
+        resolutions: At least one.
     """
     require_size(width_px, height_px)
-    best: Resolution | None = None
+    best = resolutions[0]
     most_kept, least_wasted = 0, math.inf
     for width, height in resolutions:
         scale = min(width / width_px, height / height_px)
@@ -31,11 +34,6 @@ def best_resolution(width_px: int, height_px: int, resolutions: Sequence[Resolut
         wasted = width * height - kept
         if kept > most_kept or (kept == most_kept and wasted < least_wasted):
             best, most_kept, least_wasted = (width, height), kept, wasted
-    if best is None:
-        raise MediaError(
-            f"{width_px}x{height_px} pixels: so narrow that nothing is left of it after resizing; "
-            "LLaVA's processor refuses it"
-        )
     return best
 
 
@@ -84,6 +82,3 @@ def shrunk_grid(columns: int, rows: int, *, side: int, max_tiles: int | None) ->
     if ratio > _MOST_OVER_LIMIT:
         return int(columns // ratio), int(rows // ratio)
     return columns, rows
-
-
-_MOST_OVER_LIMIT = 1.1
