@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.checkpoint.families import find_family
 from vlmserve.checkpoint.files import read_json
 from vlmserve.checkpoint.tensors import Shape, TensorInfo, read_header
+from vlmserve.checkpoint.torch_pickle import read_pickle_header
 from vlmserve.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -82,17 +83,14 @@ class AdapterInfo:
         """The adapter's tensors by the name they have in the file.
 
         Raises:
-            CheckpointError: The weights are missing, broken or pickled.
+            CheckpointError: The weights are missing, broken, or pickled in a way that cannot be
+                followed without running it.
         """
         path = self.path / WEIGHTS_NAME
         if not path.is_file():
             pickled = next(self.path.glob("adapter_model.[bp][it]*"), None)
             if pickled is not None:
-                raise CheckpointError(
-                    f"{pickled}: the adapter's weights are pickled; vlmserve reads safetensors",
-                    hint="load the adapter with PEFT and save it again: save_pretrained writes "
-                    "safetensors",
-                )
+                return read_pickle_header(pickled)
             raise CheckpointError(f"{self.path}: no {WEIGHTS_NAME}")
         return read_header(path)
 

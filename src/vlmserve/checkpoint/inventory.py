@@ -50,16 +50,18 @@ def compare_tensors(checkpoint: Checkpoint) -> TensorInventory | None:
     Raises:
         CheckpointError: A weight file or the configuration is broken.
     """
-    family = checkpoint.family
-    if family is None or checkpoint.config.get("quantization_config"):
+    model = checkpoint.model
+    family = model.family
+    if family is None or model.config.get("quantization_config"):
         return None
-    expected = family.expected_tensors(checkpoint.config)
+    shapes = {family.canonical(name): tensor.shape for name, tensor in model.tensors.items()}
+    expected = family.expected_in(model.config, shapes)
     if expected is None:
         return None
     found: dict[str, str] = {}
     unexpected: list[str] = []
     mismatched: list[Mismatch] = []
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in model.tensors.items():
         canonical = family.canonical(name)
         if canonical in found or (canonical not in expected and not family.is_benign(canonical)):
             unexpected.append(name)

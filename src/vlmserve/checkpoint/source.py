@@ -1,6 +1,5 @@
 """What a checkpoint reference is: a full model, or an adapter and the base it is laid on."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,18 +11,28 @@ from vlmserve.checkpoint.families import (
     Family,
     find_architecture,
     find_family,
+    is_llava_original,
     unsupported_reason,
 )
-from vlmserve.checkpoint.files import read_json
+from vlmserve.checkpoint.files import read_json, read_json_if_present
+from vlmserve.checkpoint.leftovers import (
+    Leftover,
+    find_leftover,
+    missing_base,
+    projector_leftover,
+)
 from vlmserve.checkpoint.provenance import TrainingInfo, load_training
+from vlmserve.checkpoint.references import resolve, resolve_base, served_name
 from vlmserve.checkpoint.tensors import TensorInfo
-from vlmserve.checkpoint.weights import WeightFiles, find_weights, read_tensors
+from vlmserve.checkpoint.weights import (
+    PROJECTOR_NAME,
+    Headers,
+    WeightFiles,
+    find_weights,
+    merge_headers,
+    read_headers,
+)
 from vlmserve.errors import CheckpointError
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_STEP = re.compile(r"checkpoint-\d+(-merged)?")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_SNAPSHOT = re.compile(r"models--(?:.+?--)?(?P<name>.+)")
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class Checkpoint:
     """A name to serve it under, from the directory's; letters, digits, ``.``, ``_`` and ``-``."""
 
     architecture: str
-    """The model class that vLLM would build; the base's for an adapter."""
+    """The model class that vLLM would build; the base's for an adapter. Empty where nothing tells
+    (``leftover``)."""
 
     model_type: str
     config: Mapping[str, Any]
@@ -55,6 +65,9 @@ class Checkpoint:
     """What named it, such as ``adapter_config.json: base_model_name_or_path``."""
 
     training: TrainingInfo | None
+    leftover: Leftover | None = None
+    """What is here in place of a model that can be loaded; ``config`` may then be empty, and an
+    adapter's base absent."""
 
     @property
     def model(self) -> "Checkpoint":
@@ -75,16 +88,28 @@ class Checkpoint:
         Raises:
             CheckpointError: The index is broken.
         """
-        return find_weights(self.model.path)
+        return find_weights(self.path) if self.model is self else self.model.weights
+
+    @cached_property
+    def headers(self) -> Headers:
+        """Header of each weight file of the model that is loaded, or why it cannot be read.
+
+        Raises:
+            CheckpointError: The index is broken.
+        """
+        return read_headers(self.weights) if self.model is self else self.model.headers
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The tensors of the model that is loaded, by name, from the headers.
 
         Raises:
-            CheckpointError: A weight file is missing, broken or pickled.
+            CheckpointError: A weight file is missing or broken, or is a pickle that cannot be
+                followed without running it.
         """
-        return read_tensors(self.weights)
+        if self.model is not self:
+            return self.model.tensors
+        return merge_headers(self.weights, self.headers)
 
 
 def load_checkpoint(
@@ -92,6 +117,7 @@ def load_checkpoint(
     *,
     base_model: str | Path | None = None,
     path_map: Mapping[str, str] | None = None,
+    leftovers: bool = False,
 ) -> Checkpoint:
     """Read what a checkpoint is. Weights are not opened.
 
@@ -100,17 +126,33 @@ def load_checkpoint(
         base_model: What the checkpoint was trained from, a directory or a hub id; wins over what
             the checkpoint itself names.
         path_map: Prefixes of recorded paths that have moved, old to new; the longest match counts.
+        leftovers: Also take directories of a training run that no model can be loaded from; the
+            result's ``leftover`` says what they are.
 
     Raises:
         CheckpointError: There is no such checkpoint, a file is missing or broken, or an adapter's
             base cannot be found; the message names path and file.
     """
-    path = _resolve(str(ref), f"{ref}")
-    path_map = path_map or {}
+    path = resolve(str(ref), f"{ref}")
+    checkpoint = _load(path, base_model, path_map or {})
+    leftover = checkpoint.leftover
+    if leftover is not None and not leftovers:
+        # Of a missing base, the place where it is named is told as well.
+        message = leftover.value if leftover.kind == "adapter" else f"{path}: {leftover.title}"
+        raise CheckpointError(message, hint=leftover.remedy)
+    return checkpoint
+
+
+def _load(path: Path, base_model: str | Path | None, path_map: Mapping[str, str]) -> Checkpoint:
     training = load_training(path)
     if (path / CONFIG_NAME).is_file():
         return _load_adapter_checkpoint(path, training, base_model, path_map)
+    if not (path / "config.json").is_file():
+        return _load_leftover(path, training)
     checkpoint = _load_model(path, training)
+    projector = path / PROJECTOR_NAME
+    if projector.is_file() and not checkpoint.weights.files:
+        return replace(checkpoint, leftover=projector_leftover([projector]))
     base, base_ref, source = _find_training_base(path, training, base_model, path_map)
     return replace(checkpoint, base=base, base_ref=base_ref, base_ref_source=source)
 
@@ -131,17 +173,11 @@ def check_supported(checkpoint: Checkpoint) -> None:
 def _load_model(path: Path, training: TrainingInfo | None) -> Checkpoint:
     """A full model, without looking for what it was trained from."""
     config = _read_config(path)
-    return Checkpoint(
-        path=path,
-        name=_served_name(path),
+    return replace(
+        _bare(path, training),
         architecture=_architecture(config, path),
         model_type=str(config.get("model_type", "")),
         config=config,
-        adapter=None,
-        base=None,
-        base_ref=None,
-        base_ref_source=None,
-        training=training,
     )
 
 
@@ -152,14 +188,25 @@ def _load_adapter_checkpoint(
     path_map: Mapping[str, str],
 ) -> Checkpoint:
     adapter = load_adapter(path)
+    # LLaVA saves the whole model's configuration beside an adapter; its base may be text alone.
+    own = read_json_if_present(path / "config.json")
+    own = own if is_llava_original(own) else {}
     base_ref, source = _name_base(adapter.base_ref, training, base_model)
-    if base_ref is None or source is None:
-        raise CheckpointError(
-            f"{path / CONFIG_NAME}: base_model_name_or_path is empty and nothing else names the "
-            "base model",
-            hint="give it with --base-model DIR",
+    try:
+        base_path = _find_base(base_ref, source, path, path_map)
+    except CheckpointError as error:
+        if base_model is not None:
+            raise
+        return replace(
+            _bare(path, training),
+            architecture=find_architecture(own) or "",
+            model_type=str(own.get("model_type", "")),
+            config=own,
+            adapter=adapter,
+            base_ref=base_ref,
+            base_ref_source=source,
+            leftover=missing_base(base_ref, error.message, error.hint),
         )
-    base_path = _resolve_base(base_ref, source, path, path_map)
     if (base_path / CONFIG_NAME).is_file():
         raise CheckpointError(
             f"{base_path}: the base of adapter {path} is an adapter itself",
@@ -168,16 +215,57 @@ def _load_adapter_checkpoint(
     base = _load_model(base_path, load_training(base_path))
     return Checkpoint(
         path=path,
-        name=_served_name(path),
-        architecture=base.architecture,
-        model_type=base.model_type,
-        config=base.config,
+        name=served_name(path),
+        architecture=find_architecture(own) or base.architecture,
+        model_type=str(own.get("model_type", base.model_type)),
+        config=own or base.config,
         adapter=adapter,
         base=base,
         base_ref=base_ref,
         base_ref_source=source,
         training=training,
     )
+
+
+def _load_leftover(path: Path, training: TrainingInfo | None) -> Checkpoint:
+    """A directory without ``config.json``.
+
+    Raises:
+        CheckpointError: It is none of those that training leaves.
+    """
+    leftover = find_leftover(path)
+    if leftover is None:
+        _read_config(path)
+    return replace(_bare(path, training), leftover=leftover)
+
+
+def _bare(path: Path, training: TrainingInfo | None) -> Checkpoint:
+    """A directory that nothing is known of but its name and its training."""
+    return Checkpoint(
+        path=path,
+        name=served_name(path),
+        architecture="",
+        model_type="",
+        config={},
+        adapter=None,
+        base=None,
+        base_ref=None,
+        base_ref_source=None,
+        training=training,
+    )
+
+
+def _find_base(
+    base_ref: str | None, source: str | None, path: Path, path_map: Mapping[str, str]
+) -> Path:
+    """The directory of an adapter's base."""
+    if base_ref is None or source is None:
+        raise CheckpointError(
+            f"{path / CONFIG_NAME}: base_model_name_or_path is empty and nothing else names the "
+            "base model",
+            hint="give it with --base-model DIR",
+        )
+    return resolve_base(base_ref, source, path, path_map)
 
 
 def _name_base(
@@ -205,7 +293,7 @@ def _find_training_base(
     if base_ref is None or source is None:
         return None, None, None
     try:
-        base_path = _resolve_base(base_ref, source, path, path_map)
+        base_path = resolve_base(base_ref, source, path, path_map)
         # Resumed runs name their own directory.
         is_other = not base_path.samefile(path)
         base = _load_model(base_path, load_training(base_path)) if is_other else None
@@ -216,66 +304,15 @@ def _find_training_base(
     return base, base_ref, source
 
 
-def _resolve_base(ref: str, source: str, path: Path, path_map: Mapping[str, str]) -> Path:
-    moved = _apply_path_map(ref, path_map)
-    try:
-        return _resolve(moved, f"{source}: {ref}")
-    except CheckpointError as error:
-        if source == "--base-model":
-            raise
-        shown = ref if moved == ref else f"{ref} (mapped to {moved})"
-        raise CheckpointError(
-            f"{path / source.partition(':')[0]}: base model {shown} is not on this machine",
-            hint="give it with --base-model DIR, or say where it moved with --path-map "
-            f"{Path(ref).parent}=NEW",
-        ) from error
-
-
-def _apply_path_map(ref: str, path_map: Mapping[str, str]) -> str:
-    for old in sorted(path_map, key=len, reverse=True):
-        prefix = old.rstrip("/")
-        if ref == prefix or ref.startswith(f"{prefix}/"):
-            return path_map[old].rstrip("/") + ref.removeprefix(prefix)
-    return ref
-
-
-def _resolve(ref: str, what: str) -> Path:
-    """The directory that a reference means."""
-    path = Path(ref).expanduser()
-    if path.is_dir():
-        return path.absolute()
-    if path.exists():
-        raise CheckpointError(f"{what}: a file; a checkpoint is a directory")
-    if _HUB_ID.fullmatch(ref) is None:
-        raise CheckpointError(f"{what}: no such directory")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise CheckpointError(
-            f"{what}: no such directory; looking it up as a hub id needs huggingface_hub",
-            hint="install huggingface_hub, or give the directory",
-        ) from error
-    try:
-        return Path(snapshot_download(ref, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(
-            f"{what}: neither a directory nor a hub id in the local Hugging Face cache",
-            hint=f"download it with: hf download {ref}",
-        ) from error
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     config_path = path / "config.json"
     if config_path.is_file():
         return read_json(config_path)
-    if (path / "non_lora_trainables.bin").is_file() or (path / "mm_projector.bin").is_file():
-        hint = "these are parts of an original LLaVA run: merge them with its own scripts first"
-    elif any(path.glob("checkpoint-*")):
-        hint = f"it holds checkpoints: give one of them, such as {min(path.glob('checkpoint-*'))}"
-    else:
-        hint = "a checkpoint directory has a config.json, and an adapter an adapter_config.json"
-    raise CheckpointError(f"{config_path}: no such file", hint=hint)
+    leftover = find_leftover(path)
+    hint = "a checkpoint directory has a config.json, and an adapter an adapter_config.json"
+    raise CheckpointError(
+        f"{config_path}: no such file", hint=hint if leftover is None else leftover.remedy
+    )
 
 
 def _architecture(config: Mapping[str, Any], path: Path) -> str:
@@ -286,14 +323,3 @@ def _architecture(config: Mapping[str, Any], path: Path) -> str:
             hint="copy the key from the base model's config.json",
         )
     return architecture
-
-
-def _served_name(path: Path) -> str:
-    """The directory's name; a step's also says its run's, a hub snapshot's is the model's."""
-    name = path.name
-    snapshot = _HUB_SNAPSHOT.fullmatch(path.parent.parent.name)
-    if path.parent.name == "snapshots" and snapshot is not None:
-        name = snapshot["name"]
-    elif _STEP.fullmatch(name):
-        name = f"{path.parent.name}-{name}"
-    return _UNSAFE.sub("-", name).strip("-.") or "model"

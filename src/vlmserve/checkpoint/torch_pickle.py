@@ -42,6 +42,10 @@ _REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
 _REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
 
 
+class OpaquePickleError(CheckpointError):
+    """A pickle that cannot be followed here. It may be sound, and torch may load it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Global:
     """Something that unpickling would import."""
@@ -78,19 +82,21 @@ def read_pickle_header(path: Path) -> dict[str, TensorInfo]:
             names to tensors. Other entries are left out.
 
     Raises:
-        CheckpointError: The file is missing or broken, is of the format before torch 1.6, or does
-            what cannot be followed; the message names it.
+        OpaquePickleError: The file is of the format before torch 1.6, or does what cannot be
+            followed.
+        CheckpointError: The file is missing, empty, truncated or a Git LFS pointer; the message
+            names it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
             root = next((name for name in members if name.endswith("/data.pkl")), None)
             if root is None or members[root].file_size > _MAX_PICKLE_BYTES:
-                raise CheckpointError(f"{path}: not a file of torch.save")
+                raise OpaquePickleError(f"{path}: not a file of torch.save")
             folder = root.removesuffix("data.pkl")
             order = f"{folder}byteorder"
             if order in members and archive.read(order) != b"little":
-                raise CheckpointError(f"{path}: written by a big-endian machine")
+                raise OpaquePickleError(f"{path}: written by a big-endian machine")
             content = _follow(archive.read(root))
         starts = {
             name.removeprefix(f"{folder}data/"): _data_span(path, info)
@@ -98,27 +104,30 @@ def read_pickle_header(path: Path) -> dict[str, TensorInfo]:
             if name.startswith(f"{folder}data/")
         }
     except zipfile.BadZipFile as error:
-        what = "the file is empty" if path.stat().st_size == 0 else _not_a_zip(path)
-        raise CheckpointError(f"{path}: {what}") from error
+        raise _not_a_zip(path) from error
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its pickle cannot be followed: {error}") from error
+        raise OpaquePickleError(f"{path}: its pickle cannot be followed: {error}") from error
     entries = content.items if isinstance(content, _Call) else content
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{path}: not a dictionary of tensors")
+        raise OpaquePickleError(f"{path}: not a dictionary of tensors")
     tensors = (_tensor(path, name, value, starts) for name, value in entries.items())
     return {tensor.name: tensor for tensor in tensors if tensor is not None}
 
 
-def _not_a_zip(path: Path) -> str:
+def _not_a_zip(path: Path) -> CheckpointError:
     with path.open("rb") as file:
         start = file.read(32)
+    if not start:
+        return CheckpointError(f"{path}: the file is empty")
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the weights themselves"
+        return CheckpointError(f"{path}: a Git LFS pointer, not the weights themselves")
     if start.startswith(b"PK"):
-        return "truncated: the end of the archive is missing"
-    return "a pickle from before torch 1.6, or something else; it is not opened"
+        return CheckpointError(f"{path}: truncated: the end of the archive is missing")
+    return OpaquePickleError(
+        f"{path}: a pickle from before torch 1.6, or something else; it is not opened"
+    )
 
 
 def _data_span(path: Path, info: zipfile.ZipInfo) -> tuple[int, int]:
@@ -151,11 +160,11 @@ def _tensor(
         ) if kind.removeprefix("torch ") in _STORAGES and key in spans:
             dtype, width = _STORAGES[kind.removeprefix("torch ")]
         case _:
-            raise CheckpointError(f"{path}: {name} is of a kind not known to vlmserve")
+            raise OpaquePickleError(f"{path}: {name} is of a kind not known to vlmserve")
     if not all(isinstance(size, int) and size >= 0 for size in shape) or offset < 0:
-        raise CheckpointError(f"{path}: {name} has no shape")
+        raise OpaquePickleError(f"{path}: {name} has no shape")
     if strides != _dense(shape) and math.prod(shape) > 1:
-        raise CheckpointError(f"{path}: {name} is a view of another tensor")
+        raise OpaquePickleError(f"{path}: {name} is a view of another tensor")
     start, length = spans[key]
     begin, end = offset * width, (offset + math.prod(shape)) * width
     if end > length:

@@ -127,7 +127,7 @@ def test_pickled_and_missing_weights_are_named(write: Any) -> None:
     with pytest.raises(CheckpointError, match=r"no adapter_model\.safetensors"):
         _ = load_adapter(directory).tensors
     (directory / "adapter_model.bin").touch()
-    with pytest.raises(CheckpointError, match=r"adapter_model\.bin: .* pickled"):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin: the file is empty"):
         _ = load_adapter(directory).tensors
 
 

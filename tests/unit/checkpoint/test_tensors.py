@@ -146,11 +146,20 @@ def test_a_malformed_index_is_named(tmp_path: Path, index: str) -> None:
         find_weights(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("pickle", "what"), [(True, "only pickled weights"), (False, "no weights")]
-)
-def test_no_safetensors(tmp_path: Path, pickle: bool, what: str) -> None:
-    if pickle:
-        (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(CheckpointError, match=what):
+def test_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no weights"):
         read_tensors(find_weights(tmp_path))
+
+
+def test_pickles_count_where_there_is_no_safetensors_file(tmp_path: Path) -> None:
+    for name in ("pytorch_model-1.bin", "pytorch_model-2.bin", "mm_projector.bin", "vocab.bin"):
+        (tmp_path / name).touch()
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text('{"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}}')
+    weights = find_weights(tmp_path)
+    assert [path.name for path in weights.files] == ["pytorch_model-1.bin", "pytorch_model-2.bin"]
+    assert weights.index == "pytorch_model.bin.index.json"
+    with pytest.raises(CheckpointError, match=r"pytorch_model-1\.bin: the file is empty"):
+        read_tensors(weights)
+    save(tmp_path / "model.safetensors", a=np.ones(2))
+    assert [path.name for path in find_weights(tmp_path).files] == ["model.safetensors"]

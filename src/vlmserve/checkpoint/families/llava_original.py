@@ -101,7 +101,7 @@ class LlavaOriginal(Family):
         self, config: Config, found: Mapping[str, Shape]
     ) -> dict[str, TensorSpec] | None:
         decoder = _decoder(config)
-        if decoder is None:
+        if decoder is None or "mm_vision_tower" not in config:
             return None
         tied = bool(config.get("tie_word_embeddings"))
         tensors = decoder_tensors(decoder, config, where="", tied=tied)
