@@ -58,7 +58,8 @@ def check_match(exam: Examination) -> Iterator[Outcome]:
     if match is None:
         reason = f"the modules of {checkpoint.architecture} are not known to vlmserve"
         yield Unknown(id="lora.match", reason=reason)
-    elif match.unmatched or match.shape_mismatches or not match.matched:
+    # Where there is no pair at all, ckpt.files or lora.coverage says what there is instead.
+    elif match.unmatched or match.shape_mismatches:
         yield _match_finding(checkpoint, adapter, match)
 
 
@@ -154,8 +155,6 @@ def _match_finding(checkpoint: Checkpoint, adapter: AdapterInfo, match: AdapterM
         value = f"not in {checkpoint.architecture}: {enumerate_names(match.unmatched)}"
         evidence.append(Evidence(file=WEIGHTS_NAME, key="module names", value=value))
     evidence += [_shape_evidence(mismatch) for mismatch in match.shape_mismatches[:3]]
-    if not total:
-        evidence.append(Evidence(file=WEIGHTS_NAME, key="", value="no lora_A or lora_B tensors"))
     if match.shape_mismatches:
         consequence = "vLLM fails to load the adapter."
     elif not fitting:
