@@ -7,6 +7,7 @@ from vlmserve.doctor import (
     config,
     files,
     finite,
+    generation,
     geometry,
     pixels,
     processor,
@@ -14,6 +15,7 @@ from vlmserve.doctor import (
     tensors,
     tokens,
     training,
+    video,
 )
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
@@ -31,9 +33,11 @@ CHECKS: tuple[Check, ...] = (
     *config.CHECKS,
     *rope.CHECKS,
     *tokens.CHECKS,
+    *generation.CHECKS,
     *processor.CHECKS,
     *pixels.CHECKS,
     *geometry.CHECKS,
+    *video.CHECKS,
     *adapters.CHECKS,
     *training.CHECKS,
 )

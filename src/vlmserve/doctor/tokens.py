@@ -12,7 +12,7 @@ from vlmserve.checkpoint.placeholders import find_placeholders
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo
 from vlmserve.checkpoint.text_config import find_text_section
-from vlmserve.checkpoint.tokenizer import TokenTable, load_token_table
+from vlmserve.checkpoint.token_table import TokenTable, load_token_table
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import (
@@ -30,7 +30,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab
 def check_id_stability(exam: Examination) -> Iterator[Outcome]:
     """``tok.id-stability``: tokens that have another id than in the base or the configuration."""
     checkpoint = exam.checkpoint
-    ours = _table(checkpoint.path)
+    ours = find_table(checkpoint.path)
     base = None if checkpoint.base is None else checkpoint.base.path
     served = _first_table(_places(checkpoint))
     if served is not None:
@@ -42,7 +42,7 @@ def check_id_stability(exam: Examination) -> Iterator[Outcome]:
         reason = "no base model to compare the tokenizer with: --base-model"
         yield Unknown(id="tok.id-stability", reason=reason)
     elif not _same_files(checkpoint.path, base):
-        theirs = _table(base)
+        theirs = find_table(base)
         if theirs is not None:
             yield from _moved(checkpoint, ours, theirs)
 
@@ -56,7 +56,7 @@ def check_rows(exam: Examination) -> Iterator[Outcome]:
     if not checkpoint.weights.shards:
         return
     embedding = find_embedding(checkpoint.tensors.values())
-    table = _table(checkpoint.path) or _first_table(_places(checkpoint))
+    table = find_table(checkpoint.path) or _first_table(_places(checkpoint))
     if embedding is None or table is None:
         return
     rows = embedding.shape[0]
@@ -224,7 +224,7 @@ def _untrained(
     """Rows of new tokens that are zero, or alike to the byte: nothing was learned for them."""
     if _same_files(checkpoint.path, base.path):
         return
-    theirs = _table(base.path)
+    theirs = find_table(base.path)
     if theirs is None or not theirs.vocab:
         return
     new = sorted(
@@ -280,7 +280,7 @@ def _places(checkpoint: Checkpoint) -> list[Path]:
 
 
 def _first_table(places: Iterable[Path]) -> TokenTable | None:
-    return next((table for table in map(_table, places) if table is not None), None)
+    return next((table for table in map(find_table, places) if table is not None), None)
 
 
 def _same_files(ours: Path, theirs: Path) -> bool:
@@ -296,17 +296,22 @@ def _same_files(ours: Path, theirs: Path) -> bool:
     return read(ours) == read(theirs) and listed(ours) == listed(theirs)
 
 
-def _table(directory: Path) -> TokenTable | None:
+def find_table(directory: Path) -> TokenTable | None:
+    """The tokens of a directory; several checks ask, and a file that stays is read once.
+
+    Raises:
+        CheckpointError: A file of the tokenizer is broken.
+    """
     stamp = tuple(
         (path.stat().st_mtime_ns, path.stat().st_size)
         for path in (directory / name for name in _FILES)
         if path.is_file()
     )
-    return _cached_table(directory, stamp)
+    return _read_table(directory, stamp)
 
 
 @lru_cache(maxsize=4)
-def _cached_table(directory: Path, stamp: object) -> TokenTable | None:
+def _read_table(directory: Path, stamp: object) -> TokenTable | None:
     """Reading a vocabulary of 150 000 tokens takes some 0.2 s, so it is done once."""
     del stamp
     return load_token_table(directory)
