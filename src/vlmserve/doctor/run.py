@@ -9,9 +9,12 @@ from vlmserve.doctor import (
     finite,
     generation,
     geometry,
+    labels,
     pixels,
     processor,
     rope,
+    separators,
+    templates,
     tensors,
     tokens,
     training,
@@ -38,8 +41,11 @@ CHECKS: tuple[Check, ...] = (
     *pixels.CHECKS,
     *geometry.CHECKS,
     *video.CHECKS,
+    *templates.CHECKS,
+    *separators.CHECKS,
     *adapters.CHECKS,
     *training.CHECKS,
+    *labels.CHECKS,
 )
 """Every check, in the order in which they run."""
 
@@ -53,7 +59,10 @@ _CAUSES: dict[str, tuple[str, ...]] = {
 def run_checks(exam: Examination) -> DoctorReport:
     """Check a checkpoint. Never raises: what fails to run is reported as unknown."""
     outcomes: list[Outcome] = []
+    is_leftover = exam.checkpoint.leftover is not None
     for check in CHECKS:
+        if is_leftover and not check.leftovers:
+            continue  # the finding on the directory says that nothing else was looked at
         try:
             outcomes += check.run(exam)
         except CheckpointError as error:

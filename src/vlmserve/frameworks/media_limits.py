@@ -21,6 +21,18 @@ _LLAMA_FACTORY_DEFAULTS = VisionLimits(
 """LLaMA-Factory 0.9.2 to 0.9.5, hparams/model_args.py ``ProcessorArguments``. Before that they were
 smaller: 512 * 512 (0.9.1) and 512 a side (0.9.0) for images."""
 
+_SWIFT_DEFAULTS = VisionLimits(
+    video_min_pixels=128 * 28 * 28,
+    video_max_pixels=768 * 28 * 28,
+    fps=2.0,
+    fps_min_frames=4,
+    fps_max_frames=768,
+)
+"""qwen-vl-utils 0.0.14 vision_process.py, which ms-swift hands every Qwen-VL video to. Its limits
+for images are those of the processors that Qwen ships."""
+
+_DEFAULTS = {"llama-factory": _LLAMA_FACTORY_DEFAULTS, "ms-swift": _SWIFT_DEFAULTS}
+
 _LLAMA_FACTORY_NAMES = {
     "min_pixels": "image_min_pixels",
     "max_pixels": "image_max_pixels",
@@ -46,8 +58,7 @@ class TrainingLimits:
     """What the user tells: the environment of the run."""
 
     assumed: VisionLimits
-    """The framework's defaults for what nothing records; only where no environment variable and no
-    setting of the processor could have decided otherwise."""
+    """The framework's defaults, for what nothing records; ms-swift's are Qwen-VL's only."""
 
     sources: Mapping[str, tuple[str, str]]
     """File and key by field of ``known``."""
@@ -71,6 +82,13 @@ class TrainingLimits:
             return _rescale_above(width_px, height_px, self.known.max_pixels)
         return width_px, height_px
 
+    def shrink_frame(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """What LLaMA-Factory makes of a frame of a video; others leave it to a processor."""
+        if self.framework != "llama-factory":
+            return width_px, height_px
+        size = _rescale_above(width_px, height_px, self.probable.video_max_pixels)
+        return _rescale_below(*size, self.probable.video_min_pixels)
+
 
 def find_training_limits(
     training: TrainingInfo | None, train_env: VisionLimits | None
@@ -93,12 +111,11 @@ def find_training_limits(
         name: (training.files[-1] if training.files else training.framework, key)
         for name, key in _recorded_keys(training).items()
     }
-    is_llama_factory = training.framework == "llama-factory"
     return TrainingLimits(
         framework=training.framework,
         known=training.limits.updated(told),
         told=told,
-        assumed=_LLAMA_FACTORY_DEFAULTS if is_llama_factory else VisionLimits(),
+        assumed=_DEFAULTS.get(training.framework, VisionLimits()),
         sources={**sources, **_told_sources(told)},
     )
 

@@ -1,0 +1,221 @@
+"""Are videos served with the frames, and at the sizes, that the model was trained on?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+from vlmserve.checkpoint.families.base import Section, subsection
+from vlmserve.checkpoint.families.qwen2_vl import QwenVL
+from vlmserve.checkpoint.processor_settings import PartSettings, load_processor_settings
+from vlmserve.checkpoint.provenance import VisionLimits
+from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.doctor.check import Check
+from vlmserve.doctor.examination import Examination
+from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
+from vlmserve.doctor.video_drift import CLIPS, Clip, VideoDrift, find_video_drift
+from vlmserve.frameworks.media_limits import TRAIN_ENV
+
+_VIDEO_LIMITS = tuple(
+    field.name for field in fields(VisionLimits) if field.name.startswith(("video", "fps"))
+)
+_PATCHES = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+# vllm 0.32 hands these families frames that its loader took, and lets the processor take again.
+_SAMPLED_BY_LOADER = ("qwen2_vl", "qwen2_5_vl")
+
+_SOURCE = (
+    "vllm 0.32 multimodal/video.py; LLaMA-Factory 0.9.5 data/mm_plugin.py; qwen-vl-utils 0.0.14 "
+    "vision_process.py; LlamaFactory#6868"
+)
+
+
+def check_video(exam: Examination) -> Iterator[Outcome]:
+    """``proc.video``: other frames than in training, or settings that contradict each other."""
+    yield from _contradictions(exam.checkpoint)
+    drift = find_video_drift(exam)
+    if drift is None:
+        return
+    sign = _sign_of_video(exam, drift)
+    drifted = drift.drifted() if sign is not None else []
+    if sign is not None and drifted:
+        yield _served_otherwise(exam, drift, sign, drifted)
+
+
+def _contradictions(checkpoint: Checkpoint) -> Iterator[Outcome]:
+    family = checkpoint.family
+    if not isinstance(family, QwenVL):
+        return
+    video = load_processor_settings(checkpoint).video
+    vision = Section(
+        subsection(checkpoint.config, "vision_config"), family.vision_defaults, "vision_config."
+    )
+    config = shown_path(checkpoint.model.path / "config.json", checkpoint)
+    for key, config_key in _PATCHES.items():
+        expected = vision.size(config_key)
+        if video.source(key).path is not None and video[key] != expected:
+            model = Evidence(file=config, key=f"vision_config.{config_key}", value=str(expected))
+            yield _contradiction(
+                checkpoint,
+                video,
+                key,
+                f"the video processor's {key} is {video[key]}, the model's is {expected}",
+                also=model,
+            )
+    size = video.get("size")
+    edges = size if isinstance(size, Mapping) else {}
+    smallest, largest = edges.get("shortest_edge"), edges.get("longest_edge")
+    if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:
+        yield _contradiction(
+            checkpoint,
+            video,
+            "size",
+            f"the smallest frame, {smallest} pixels, is larger than the largest, {largest}",
+        )
+    if family.name in _SAMPLED_BY_LOADER and video.get("do_sample_frames"):
+        yield _contradiction(
+            checkpoint,
+            video,
+            "do_sample_frames",
+            "the processor takes frames out of those that the server has taken already",
+        )
+
+
+def _contradiction(
+    checkpoint: Checkpoint,
+    video: PartSettings,
+    key: str,
+    title: str,
+    *,
+    also: Evidence | None = None,
+) -> Finding:
+    source = video.source(key)
+    file = source.key if source.path is None else shown_path(source.path, checkpoint)
+    shown = "default of the class" if source.path is None else source.key
+    evidence = [Evidence(file=file, key=shown, value=str(video.get(key)))]
+    return Finding(
+        id="proc.video",
+        title=title,
+        evidence=evidence if also is None else [*evidence, also],
+        consequence="Requests with videos fail, or show the model other frames than intended.",
+        remedy="take the video processor's settings from the base model, or correct the key",
+        source="transformers 5.19 video_processing_utils.py _decode_and_sample_videos; vllm 0.32 "
+        "models/qwen2_5_vl.py",
+    )
+
+
+def _sign_of_video(exam: Examination, drift: VideoDrift) -> Evidence | None:
+    """What says that the model was trained on videos at all."""
+    for name in _VIDEO_LIMITS:
+        value = getattr(drift.limits.told, name)
+        if value is not None:
+            return Evidence(file=TRAIN_ENV, key=name.upper(), value=f"{value:g}")
+    if exam.data is None:
+        return None
+    counts = [
+        sum(medium.kind == "video" for medium in sample.media) for sample in exam.data.samples
+    ]
+    n_samples = sum(count > 0 for count in counts)
+    if not n_samples:
+        return None
+    return Evidence(file=str(exam.data.path), key="", value=f"{n_samples} samples with videos")
+
+
+def _served_otherwise(
+    exam: Examination, drift: VideoDrift, sign: Evidence, drifted: list[Clip]
+) -> Finding:
+    clip = drifted[-1]
+    is_assumed = any(
+        getattr(drift.limits.known, name) is None
+        for name in ("fps", "fps_max_frames", "video_max_pixels")
+    )
+    said = "probably " if is_assumed else ""
+    return Finding(
+        id="proc.video",
+        title=f"videos are {said}not served as in training: {clip} were "
+        f"{drift.trained.shown(clip)}, are {drift.served.shown(clip)}",
+        evidence=[
+            sign,
+            *_limit_evidence(exam, drift),
+            *_choice_evidence(exam),
+            *(
+                Evidence(
+                    file="frames",
+                    key=str(each),
+                    value=f"{drift.trained.shown(each)} in training, "
+                    f"{drift.served.shown(each)} in vlmserve serve",
+                )
+                for each in CLIPS
+            ),
+        ],
+        consequence="The model sees more or fewer frames, or larger or smaller ones, than it was "
+        "trained on.",
+        remedy=_remedy(exam, drift),
+        source=_SOURCE,
+    )
+
+
+def _limit_evidence(exam: Examination, drift: VideoDrift) -> Iterator[Evidence]:
+    limits, training = drift.limits, exam.checkpoint.training
+    for name in _VIDEO_LIMITS:
+        known, assumed = getattr(limits.known, name), getattr(limits.assumed, name)
+        if known is not None and name in limits.sources:
+            file, key = limits.sources[name]
+            yield Evidence(file=file, key=key, value=f"{known:g}")
+        elif assumed is not None and training is not None:
+            yield Evidence(
+                file=", ".join(training.files),
+                key=name,
+                value=f"not recorded; the default of {training.framework} is {assumed:g}",
+            )
+
+
+def _choice_evidence(exam: Examination) -> Iterator[Evidence]:
+    engine = exam.serve.engine
+    for name in ("mm_processor_kwargs", "media_io_kwargs"):
+        chosen = getattr(engine, name)
+        if chosen:
+            yield Evidence(file="serve config", key=f"engine.{name}", value=str(chosen))
+
+
+def _remedy(exam: Examination, drift: VideoDrift) -> str:
+    probable = drift.limits.probable
+    if not isinstance(exam.checkpoint.family, QwenVL):
+        return (
+            "serve with the training's frames: --set "
+            f"'engine.media_io_kwargs={{video: {{fps: {probable.fps or 2:g}, num_frames: "
+            f"{probable.fps_max_frames or -1}}}}}'"
+        )
+    named = ("fps", "fps_max_frames", "video_max_pixels")
+    known = [
+        f"{TRAIN_ENV} {name.upper()}={value:g}"
+        for name in named
+        if (value := getattr(probable, name)) is not None
+    ]
+    if exam.serve.engine.media_io_kwargs or exam.serve.engine.mm_processor_kwargs:
+        return (
+            "take what differs from the training out of engine.media_io_kwargs and "
+            "engine.mm_processor_kwargs"
+        )
+    return f"tell what the training had, and vlmserve serve applies it: {' '.join(known)}"
+
+
+CHECKS = (
+    Check(
+        id="proc.video",
+        run=check_video,
+        cause="Training frameworks take frames by their own rules (LLaMA-Factory 2 a second and at "
+        "most 128, of at most 256 x 256 pixels; qwen-vl-utils 2 a second and at most 768), and "
+        "servers by theirs. Nothing of it is in the processor's files.",
+        evidence="Frames and tokens of a frame for three usual videos, by the training's limits "
+        "(its files, `--train-env`, the framework's defaults) and by those of vLLM's loader and "
+        "the served processor, where `--data` has videos or `--train-env` tells of them. Settings "
+        "of the video processor that contradict each other or the model count in any case.",
+        example="videos are probably not served as in training: 300 s of 1920x1080 were 128 frames "
+        "of 42 tokens, are 600 frames of 1345.5 tokens",
+        remedy="Tell the training's limits with `--train-env FPS=... --train-env "
+        "FPS_MAX_FRAMES=... --train-env VIDEO_MAX_PIXELS=...`; `vlmserve serve` applies them.",
+    ),
+)
+"""The checks of this theme, in the order in which they run."""
