@@ -18,33 +18,33 @@ _DOUBTFUL_SHARE = 0.5
 _HEAD_BYTES = 1 << 14
 
 
+_SAME = "this checkpoint answers exactly as its base model does"
+_SHRUNK = "training only shrank the weights, as weight decay does without a gradient"
+
+
 def check_no_signal(exam: Examination) -> Iterator[Outcome]:
     """``train.no-signal``: the fine-tune equals its base, or its loss was nothing to learn from."""
     checkpoint = exam.checkpoint
-    evidence = []
-    if checkpoint.adapter is not None:
-        evidence += _zero_adapter(checkpoint)
-    elif checkpoint.base is None:
-        yield Unknown(id="train.no-signal", reason="no base model to compare with: --base-model")
-    else:
-        evidence += _equals_base(checkpoint, checkpoint.base)
-    equals_base = bool(evidence)
+    is_adapter = checkpoint.adapter is not None
+    compared = _zero_adapter(checkpoint) if is_adapter else _compare_with_base(exam)
+    if isinstance(compared, Unknown):
+        yield compared
+    proof = None if isinstance(compared, Unknown) else compared
     dead, logged = _dead_steps(checkpoint)
-    if dead:
-        evidence.append(_log_evidence(dead, logged))
+    evidence = [] if proof is None else [proof[1]]
+    evidence += [_log_evidence(dead, logged)] if dead else []
     if not evidence:
         return
-    evidence += _length_evidence(checkpoint)
-    doubtful = equals_base or len(dead) >= _DOUBTFUL_SHARE * logged
+    doubtful = proof is not None or len(dead) >= _DOUBTFUL_SHARE * logged
     yield Finding(
         id="train.no-signal",
-        title="this checkpoint answers exactly as its base model does"
-        if equals_base
-        else f"{len(dead)} of {logged} logged steps had nothing to learn from",
-        evidence=evidence,
-        consequence="Training changed nothing: it will serve as the base model does."
-        if equals_base
-        else "What those steps saw was not learned.",
+        title=f"{len(dead)} of {logged} logged steps had nothing to learn from"
+        if proof is None
+        else proof[0],
+        evidence=[*evidence, *_length_evidence(checkpoint)],
+        consequence="What those steps saw was not learned."
+        if proof is None
+        else "Training taught nothing: it will serve as the base model does.",
         remedy="look at the labels: overlong samples lose their answer when max_length cuts them, "
         "and a template that does not fit the tokenizer masks them; raise max_length, check the "
         "template, and train again",
@@ -54,31 +54,40 @@ def check_no_signal(exam: Examination) -> Iterator[Outcome]:
     )
 
 
-def _zero_adapter(checkpoint: Checkpoint) -> list[Evidence]:
+def _zero_adapter(checkpoint: Checkpoint) -> tuple[str, Evidence] | None:
     """Every second factor is zero, as it was before the first step: the product adds nothing."""
-    if checkpoint.adapter is None:
-        return []
-    factors = [pair.b for pair in checkpoint.adapter.pairs if pair.b is not None]
+    pairs = () if checkpoint.adapter is None else checkpoint.adapter.pairs
+    factors = [pair.b for pair in pairs if pair.b is not None]
     if not factors or not all(is_zero(factor) for factor in factors):
-        return []
+        return None
     value = f"all {len(factors)} lora_B matrices are zero"
-    return [Evidence(file=WEIGHTS_NAME, key=factors[0].name, value=value)]
+    return _SAME, Evidence(file=WEIGHTS_NAME, key=factors[0].name, value=value)
 
 
-def _equals_base(checkpoint: Checkpoint, base: Checkpoint) -> list[Evidence]:
-    """Every tensor has the base's bytes."""
-    if not (checkpoint.weights.shards and base.weights.shards):
-        return []  # ckpt.tensors says that pickled weights are not opened
+def _compare_with_base(exam: Examination) -> tuple[str, Evidence] | Unknown | None:
+    """What a full fine-tune is beside its base, as a title with its proof."""
+    checkpoint, base = exam.checkpoint, exam.checkpoint.base
+    reason = None
+    if base is None:
+        reason = "no base model to compare with: --base-model"
+    elif not (checkpoint.weights.shards and base.weights.shards):
+        reason = "no safetensors files; pickled weights are not opened"
+    elif not exam.fast:
+        reason = exam.scan.problem
+        if reason is None:
+            return _equals_base(exam, base)
+    elif _begins_as_base(checkpoint, base):
+        reason = "every tensor begins as the base's does; the rest is not read in the fast pass"
+    return None if reason is None else Unknown(id="train.no-signal", reason=reason)
+
+
+def _begins_as_base(checkpoint: Checkpoint, base: Checkpoint) -> bool:
+    """Every tensor starts with the base's bytes; a trained one nearly always differs there."""
     ours, theirs = _by_canonical_name(checkpoint), _by_canonical_name(base)
-    pairs = [(tensor, theirs[name]) for name, tensor in ours.items() if name in theirs]
-    if not pairs or len(pairs) < len(ours):
-        return []
-    # A trained tensor nearly always differs in its first values, so most comparisons end there.
-    for limit in (_HEAD_BYTES, None):
-        if not all(is_equal(left, right, limit_bytes=limit) for left, right in pairs):
-            return []
-    value = f"all {len(pairs)} tensors are byte for byte those of {base.path}"
-    return [Evidence(file=pairs[0][0].path.name, key="", value=value)]
+    return bool(ours) and all(
+        name in theirs and is_equal(tensor, theirs[name], limit_bytes=_HEAD_BYTES)
+        for name, tensor in ours.items()
+    )
 
 
 def _by_canonical_name(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
@@ -87,6 +96,27 @@ def _by_canonical_name(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
         name if family is None else family.canonical(name): tensor
         for name, tensor in checkpoint.tensors.items()
     }
+
+
+def _equals_base(exam: Examination, base: Checkpoint) -> tuple[str, Evidence] | None:
+    """Every tensor has the base's values, or these shrunk by weight decay and nothing else."""
+    from vlmserve.doctor.weight_decay import find_pure_decay
+
+    tensors = exam.scan.tensors
+    if not tensors or any(entry.base is None for entry in tensors):
+        return None
+    file = tensors[0].tensor.path.name
+    if not any(entry.changed for entry in tensors):
+        value = f"all {len(tensors)} tensors are byte for byte those of {base.path}"
+        return _SAME, Evidence(file=file, key="", value=value)
+    decay = find_pure_decay(tensors, exam.checkpoint.family)
+    if decay is None:
+        return None
+    value = (
+        f"{len(decay.shrunk)} tensors are those of {base.path} times {1 - decay.factor:.6g}, the "
+        f"other {len(decay.unchanged)} are unchanged"
+    )
+    return _SHRUNK, Evidence(file=file, key=decay.shrunk[0].tensor.name, value=value)
 
 
 def _length_evidence(checkpoint: Checkpoint) -> list[Evidence]:
@@ -131,11 +161,13 @@ CHECKS = (
         cause="All labels of a sample are masked: truncation cut the answer, or template and "
         "tokenizer do not fit. The loss is NaN, its gradient is 0, and the transformers "
         "Trainer logs 0.0.",
-        evidence="All `lora_B` zero; all tensors equal to the base's; steps with loss 0 or NaN "
-        "and no gradient in `trainer_state.json`.",
+        evidence="All `lora_B` zero; all tensors equal to the base's, or the base's times one "
+        "factor below 1 with biases and norms unchanged, which is weight decay alone; steps with "
+        "loss 0 or NaN and no gradient in `trainer_state.json`.",
         example="this checkpoint answers exactly as its base model does",
         remedy="Raise the training's length limit, check the template, and train again; `--data` "
         "shows which samples lose their labels.",
+        leftovers=True,
     ),
 )
 """The checks of this theme, in the order in which they run."""
