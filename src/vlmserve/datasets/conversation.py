@@ -1,8 +1,8 @@
 """Putting a sample together: media take the places that its text keeps for them."""
 
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,51 +47,49 @@ class Conversation:
 
     def create_sample(self, file: Path, row: int) -> Sample:
         """Put the media in place."""
-        slots = Counter(
-            part.kind
-            for message in self.messages
-            for part in message.parts
-            if not isinstance(part, str)
-        )
-        messages = self._with_front_slots() if self.put_rest_first else self.messages
-        rest: dict[MediaKind, deque[Medium]] = {
-            "image": deque(self.images),
-            "video": deque(self.videos),
-        }
-        placed = [
-            part for message in messages for part in message.parts if isinstance(part, Medium)
-        ]
+        slots = {"image": 0, "video": 0}
+        counts = {"image": 0, "video": 0}
+        placed: list[Medium] = []
+        for message in self.messages:
+            for part in message.parts:
+                if isinstance(part, str):
+                    continue
+                counts[part.kind] += 1
+                if isinstance(part, Slot):
+                    slots[part.kind] += 1
+                else:
+                    placed.append(part)
+        messages = self._add_slots(slots) if self.put_rest_first else self.messages
+        rest = {"image": iter(self.images), "video": iter(self.videos)}
         return Sample(
             file=file,
             row=row,
             turns=tuple(
-                Turn(message.role, tuple(_fill(message.parts, rest)), message.is_trained)
+                Turn(
+                    message.role,
+                    tuple(
+                        next(rest[part.kind], part.tag) if isinstance(part, Slot) else part
+                        for part in message.parts
+                    ),
+                    message.is_trained,
+                )
                 for message in messages
             ),
             media=(*self.images, *self.videos, *placed),
-            n_placeholders=_shared_counter(slots["image"], slots["video"]),
+            n_placeholders=_shared_counter(counts["image"], counts["video"]),
         )
 
-    def _with_front_slots(self) -> list[Message]:
-        listed: tuple[tuple[MediaKind, str, list[Medium]], ...] = (
-            ("video", "<video>", self.videos),
-            ("image", "<image>", self.images),
+    def _add_slots(self, slots: Mapping[str, int]) -> list[Message]:
+        front = (
+            *[Slot("video", "<video>")] * (len(self.videos) - slots["video"]),
+            *[Slot("image", "<image>")] * (len(self.images) - slots["image"]),
         )
-        front = [
-            Slot(kind, tag)
-            for kind, tag, media in listed
-            for _ in range(len(media) - self._count_slots(kind))
-        ]
         first = next((i for i, turn in enumerate(self.messages) if turn.role != "system"), None)
         if not front or first is None:
             return self.messages
         turn = self.messages[first]
         changed = Message(turn.role, (*front, *turn.parts), turn.is_trained)
         return [*self.messages[:first], changed, *self.messages[first + 1 :]]
-
-    def _count_slots(self, kind: MediaKind) -> int:
-        parts = (part for message in self.messages for part in message.parts)
-        return sum(isinstance(part, Slot) and part.kind == kind for part in parts)
 
 
 def split_tags(text: str, tags: Mapping[str, MediaKind] = TAGS) -> tuple[str | Slot, ...]:
@@ -110,16 +108,6 @@ def split_tags(text: str, tags: Mapping[str, MediaKind] = TAGS) -> tuple[str | S
 @cache
 def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(map(re.escape, tags))})")
-
-
-def _fill(
-    parts: Iterable[str | Slot | Medium], rest: Mapping[MediaKind, deque[Medium]]
-) -> Iterator[str | Medium]:
-    for part in parts:
-        if isinstance(part, Slot):
-            yield rest[part.kind].popleft() if rest[part.kind] else part.tag
-        else:
-            yield part
 
 
 @cache

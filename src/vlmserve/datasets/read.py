@@ -1,6 +1,8 @@
 """Reading data sets of conversations in the format in which a model was trained."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -59,7 +61,8 @@ def load_dataset(
         probed = islice(_read(location, _Detector(format, location.columns), None), limit)
         root = _choose_root(location, islice(probed, _PROBED_ROWS))
     detector = _Detector(format, location.columns)
-    rows = tuple(islice(_read(location, detector, root), limit))
+    with _paused_collector():
+        rows = tuple(islice(_read(location, detector, root), limit))
     if not rows:
         raise ConfigError(f"{path}: no samples in it")
     bad = [row for row in rows if isinstance(row, BadSample)]
@@ -69,6 +72,18 @@ def load_dataset(
             hint=f"known formats are {', '.join(FORMATS)}",
         )
     return Dataset(path=location.path, format=detector.format, rows=rows)
+
+
+@contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Keep Python from searching millions of new objects for cycles, which takes half the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Detector:
