@@ -59,7 +59,7 @@ class Case:
         )
         return run_checks(
             Examination(
-                load_checkpoint(self.checkpoint, base_model=self.base),
+                load_checkpoint(self.checkpoint, base_model=self.base, leftovers=True),
                 fast=fast,
                 data=data,
                 heldout=heldout,

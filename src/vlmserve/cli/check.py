@@ -94,7 +94,7 @@ def _examination(args: argparse.Namespace, progress: ScanProgress) -> Examinatio
         )
     train_env = parse_train_env(args.train_env) if args.train_env else None
     serve = load_serve_config(args)
-    checkpoint = open_checkpoint(args)
+    checkpoint = open_checkpoint(args, leftovers=True)
     data, heldout = None, None
     if args.data is not None or args.heldout is not None:
         from vlmserve.datasets.read import load_dataset

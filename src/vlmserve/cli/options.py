@@ -96,12 +96,20 @@ def parse_path_maps(rules: Sequence[str]) -> dict[str, str]:
     return maps
 
 
-def open_checkpoint(args: argparse.Namespace) -> "Checkpoint":
-    """Read the checkpoint that ``add_checkpoint_arguments`` names."""
+def open_checkpoint(args: argparse.Namespace, *, leftovers: bool = False) -> "Checkpoint":
+    """Read the checkpoint that ``add_checkpoint_arguments`` names.
+
+    Args:
+        args: The parsed arguments.
+        leftovers: As ``load_checkpoint`` takes it.
+    """
     from vlmserve.checkpoint.source import load_checkpoint
 
     return load_checkpoint(
-        args.ckpt, base_model=args.base_model, path_map=parse_path_maps(args.path_map)
+        args.ckpt,
+        base_model=args.base_model,
+        path_map=parse_path_maps(args.path_map),
+        leftovers=leftovers,
     )
 
 

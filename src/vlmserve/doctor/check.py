@@ -30,6 +30,9 @@ class Check:
     remedy: str
     """What to do about it."""
 
+    leftovers: bool = False
+    """Whether it makes sense of a directory that no model can be loaded from."""
+
     def __post_init__(self) -> None:
         if self.id not in SEVERITIES:
             raise ValueError(f"{self.id} has no severity in SEVERITIES")

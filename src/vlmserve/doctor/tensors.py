@@ -21,30 +21,28 @@ _COMPONENTS: tuple[Component, ...] = ("vision tower", "projector", "language mod
 def check_tensors(exam: Examination) -> Iterator[Outcome]:
     """``ckpt.tensors``: tensors that are missing, have no place, or have another shape."""
     checkpoint = exam.checkpoint
-    if checkpoint.family is None:
-        reason = f"the tensors of {checkpoint.architecture} are not known to vlmserve"
-        yield Unknown(id="ckpt.tensors", reason=reason)
-        return
-    if not checkpoint.weights.shards:
-        reason = "no safetensors files; pickled weights are not opened"
+    family = checkpoint.model.family
+    if family is None:
+        reason = f"the tensors of {checkpoint.model.architecture} are not known to vlmserve"
         yield Unknown(id="ckpt.tensors", reason=reason)
         return
     inventory = compare_tensors(checkpoint)
     if inventory is None:
         reason = (
             "the weights are quantised"
-            if checkpoint.config.get("quantization_config")
-            else f"this {checkpoint.family.title} has a part of a kind not known to vlmserve"
+            if checkpoint.model.config.get("quantization_config")
+            else f"this {family.title} has a part of a kind not known to vlmserve"
         )
         yield Unknown(id="ckpt.tensors", reason=reason)
         return
     evidence = list(_inventory_evidence(checkpoint, inventory))
     if evidence:
-        yield _tensors_finding(inventory, evidence)
+        yield _tensors_finding(inventory, evidence, served=family.served)
 
 
 def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> Iterator[Evidence]:
-    where = shown_path(checkpoint.model.path / "*.safetensors", checkpoint)
+    pattern = "*.safetensors" if checkpoint.weights.shards else "*.bin"
+    where = shown_path(checkpoint.model.path / pattern, checkpoint)
     for component in _COMPONENTS:
         groups = (
             ("missing", inventory.missing.get(component, ())),
@@ -69,7 +67,9 @@ def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> I
             yield Evidence(file=where, key=component, value=value)
 
 
-def _tensors_finding(inventory: TensorInventory, evidence: list[Evidence]) -> Finding:
+def _tensors_finding(
+    inventory: TensorInventory, evidence: list[Evidence], *, served: bool
+) -> Finding:
     consequences, remedies = [], []
     if inventory.missing:
         remedies.append(
@@ -79,9 +79,16 @@ def _tensors_finding(inventory: TensorInventory, evidence: list[Evidence]) -> Fi
         consequences.append(
             "vLLM fills missing linear weights with whatever is in memory, without a word, and "
             "serves nonsense."
+            if served
+            else "The model's own code starts missing weights at random, with a warning at most."
         )
     if inventory.unexpected or inventory.mismatched:
-        consequences.append("vLLM refuses tensors it has no place for and other shapes.")
+        consequences.append(
+            "vLLM refuses tensors it has no place for and other shapes."
+            if served
+            else "The model's own code leaves out tensors it has no place for and refuses other "
+            "shapes."
+        )
     if inventory.explanation is not None:
         remedies = [inventory.explanation, "rename the tensors"]
     elif inventory.unexpected:

@@ -68,7 +68,8 @@ class Family(ABC):
     """Whether vllm 0.32 takes adapters for it: the class's ``SupportsLoRA``."""
 
     traps: ClassVar[tuple[str, ...]] = ()
-    """What goes wrong with this family in particular and no file tells, each in a sentence."""
+    """What goes wrong when it is converted, merged or run by its own code and no file tells, each
+    in a few words."""
 
     renames: ClassVar[tuple[tuple[str, str], ...]]
     """Prefixes that vLLM rewrites, in order, each applied to the result of the one before: the

@@ -34,11 +34,6 @@ class LlavaOnevision(LlavaNext):
         "patch_size": 14,
         "vision_use_head": False,
     }
-    traps = (
-        "vLLM 0.32 takes no adapter for it: merge an adapter into its base before serving",
-        "the original LLaVA-OneVision and LLaVA-Video checkpoints (LlavaQwenForCausalLM) are "
-        "another format that vLLM does not read",
-    )
 
     @override
     def is_tied(self, config: Config) -> bool:

@@ -65,7 +65,7 @@ class LlavaOriginal(Family):
     """The original LLaVA, whatever its language model."""
 
     name = "llava_original"
-    title = "LLaVA (original format)"
+    title = "original LLaVA"
     architectures = frozenset(_MODEL_TYPES.values())
     served = False
     supports_lora = False

@@ -34,7 +34,7 @@ _PLORA_RANK = 256
 # Width of vision_proj and of the separators: written into the code, not into config.json.
 _PROJECTED = 4096
 # Rows of the position embedding: one for each patch, and the class token's.
-_VARIANTS = {257: "2 (224 px)", 577: "4KHD (336 px)", 1226: "2-VL (490 px)", 1601: "2.5 (560 px)"}
+_VARIANTS = {257: "2, 224 px", 577: "4KHD, 336 px", 1226: "2-VL, 490 px", 1601: "2.5, 560 px"}
 _DEFAULT_ROWS = 1601
 # Task-specific pairs of 2.5 for writing and web pages; chat does not use them. And the projector
 # for a memory of video in 2.5-OmniLive.
