@@ -4,6 +4,7 @@ import logging
 
 from vlmserve.doctor import (
     adapters,
+    budget,
     config,
     files,
     finite,
@@ -45,6 +46,7 @@ CHECKS: tuple[Check, ...] = (
     *separators.CHECKS,
     *adapters.CHECKS,
     *training.CHECKS,
+    *budget.CHECKS,
     *labels.CHECKS,
 )
 """Every check, in the order in which they run."""

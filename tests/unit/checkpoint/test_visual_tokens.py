@@ -67,10 +67,8 @@ def _tokenizer(special: Mapping[str, str] | None = None) -> Any:
     cure_torch_extensions()
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        _DEMO, extra_special_tokens=dict(special or {})
-    )
-    return tokenizer
+    extra = dict(special or {})
+    return PreTrainedTokenizerFast.from_pretrained(_DEMO, extra_special_tokens=extra)
 
 
 def _qwen2_vl(name: str) -> Any:

@@ -16,7 +16,8 @@ from typing_extensions import override
 from vlmserve.checkpoint.processor_settings import PartSettings, ProcessorSettings
 from vlmserve.checkpoint.visual_tokens.base import VisualSize, VisualTokens, require_size
 
-_MARKS = 2  # <img> and </img>
+N_MARKS = 2
+"""``<img>`` and ``</img>`` around each image, and each frame of a video."""
 
 
 @lru_cache(maxsize=32)
@@ -53,7 +54,7 @@ class InternVLTokens(VisualTokens):
         columns, rows = self._grid(width_px, height_px) if self.is_tiled else (1, 1)
         tiles = columns * rows
         tiles += int(self.has_overview and tiles > 1)
-        tokens = tiles * self.tile_tokens + _MARKS
+        tokens = tiles * self.tile_tokens + N_MARKS
         return VisualSize(tokens, columns * self.tile_px, rows * self.tile_px)
 
     def _grid(self, width_px: int, height_px: int) -> tuple[int, int]:
@@ -80,7 +81,7 @@ class InternVLTokens(VisualTokens):
             f"{self.frame_separator if index else ''}Frame{index + 1}: "
             for index in range(n_frames)
         )
-        tokens = n_frames * (self.tile_tokens + _MARKS)
+        tokens = n_frames * (self.tile_tokens + N_MARKS)
         return VisualSize(tokens, self.tile_px, self.tile_px, n_frames, texts)
 
 
