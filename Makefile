@@ -26,6 +26,9 @@ bench: install-dev  ## the benchmarks whose numbers are in benchmarks/README.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/serve_overhead.py
 
+docs: install-dev  ## docs/checks.md: what the checks say, and what mutations trip
+	$(BIN)/python -m scripts.render_checks
+
 install:
 	@$(PYTHON) scripts/bootstrap.py cpu
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from scripts.render_checks import TARGET, render
 from tests.mutation.laboratory import Laboratory
 from tests.mutation.mutation import Mutation
 from tests.mutation.subjects import SUBJECTS
@@ -65,3 +66,8 @@ def test_every_id_has_a_mutation() -> None:
 def test_table_is_large_and_names_no_mutation_twice() -> None:
     assert len(MUTATIONS) >= _MIN_MUTATIONS
     assert [key for key, count in Counter(m.key for m in MUTATIONS).items() if count > 1] == []
+
+
+def test_page_is_fresh(laboratory: Laboratory) -> None:
+    """The texts are those of the code, the table what this session's mutations tripped."""
+    assert TARGET.read_text(encoding="utf-8") == render(laboratory), "run make docs"

@@ -224,6 +224,7 @@ def create_model(name: str) -> Any:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     tiny = TINY[name]
     config = _with_ids(tiny.config, cached_tokenizer(name))
     model_class = getattr(transformers, tiny.model_class)

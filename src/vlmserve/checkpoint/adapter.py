@@ -258,7 +258,9 @@ def _compare(pair: LoraPair, rows: int, columns: int, *, rank: int) -> list[Shap
 
 def _split(name: str) -> tuple[str, str | None]:
     """A tensor's module without PEFT's prefix, and ``A``, ``B`` or ``None`` for its role."""
-    bare = name.removeprefix(_PEFT_PREFIX)
+    # Wrapped twice, it stands there twice; vllm 0.32 lora/utils.py parse_fine_tuned_lora_name takes
+    # every one of them out.
+    bare = name.replace(_PEFT_PREFIX, "") if name.startswith(_PEFT_PREFIX) else name
     for suffix, role in _ROLES.items():
         if bare.endswith(suffix):
             return bare.removesuffix(suffix), role

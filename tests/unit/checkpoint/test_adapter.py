@@ -52,6 +52,13 @@ def test_vision_modules(write: Any, module: str, tower: bool, projector: bool) -
 
 
 @pytest.mark.parametrize("module", [OLD, NEW])
+def test_prefix_may_stand_there_twice_as_in_vllm(write: Any) -> None:
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    found = match(write, {module: (16, 16)})
+    assert found is not None
+    assert found.matched == ("model.layers.0.self_attn.q_proj",)
+
+
 def test_both_layouts_fit(write: Any, module: str) -> None:
     assert match(write, {module: (24, 16)}) == AdapterMatch((module,), (), (), ())
 
