@@ -231,7 +231,7 @@ def _write_args(folder: Path, base: Path, recipe: dict[str, Any], **changes: Any
         "task_type": "causal_lm",
         "torch_dtype": "float32",
         "template": "qwen2_vl",
-        "system": None,
+        "system": "",  # none at all; null would stand for the template's own
         "max_length": 512,
         "truncation_strategy": "right",
         "max_pixels": 50176,
@@ -300,8 +300,8 @@ _ENTRIES = (
         "The template has no line breaks, and the fine-tune carries it; the base was trained with "
         "Qwen's.",
         "the verdict `regression` of `vlmserve eval`, in `reverse`, which hangs on the "
-        "separators; `add`, which falls too, is only reported. The files are whole, so no check "
-        "of them can see it.",
+        "separators; `add`, which falls too, is only reported. `vlmserve check` only sees that its "
+        "template is not the base's: `template.render-diff`.",
         _write_wrong_template,
     ),
     Entry(

@@ -69,8 +69,6 @@ PROBES: tuple[Probe, ...] = (
 ANSWERED = Probe("an answer", _ROUND)
 """A conversation that is over, to see how an answer ends."""
 
-ANSWER = _ANSWER
-
 
 @dataclass(frozen=True)
 class Rendering:

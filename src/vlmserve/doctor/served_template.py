@@ -61,3 +61,15 @@ def find_side(directory: Path) -> Side | str | None:
     if processor.template is None:
         return f"{directory / files[0]} holds several chat templates by name"
     return Side(directory, directory / files[0], processor.template)
+
+
+def find_served_tokenizer(exam: Examination) -> Path:
+    """The directory whose tokenizer is served: the model's, or what it is borrowed from."""
+    checkpoint = exam.checkpoint
+    places = [checkpoint.model.path, checkpoint.path]
+    if checkpoint.base is not None:
+        places.append(checkpoint.base.path)
+    for place in places:
+        if "tokenizer" not in find_processor(place).missing:
+            return place
+    return checkpoint.model.path

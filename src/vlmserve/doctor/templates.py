@@ -30,7 +30,6 @@ from vlmserve.doctor.served_template import Side, find_served, find_side
 from vlmserve.errors import CheckpointError
 from vlmserve.frameworks.recipe import NoRecipe, TemplateRecipe, find_recipe
 
-_ID = "template.render-diff"
 _SOURCE = "LlamaFactory#5834, #8356; transformers 5.19 utils/chat_template_utils.py"
 _DIFF_LINES = 14
 # What a server writes out for these depends on the model; a difference may be none in the end.
@@ -40,35 +39,38 @@ _MILD = frozenset({"a tool", "a video"})
 def check_render_diff(exam: Examination) -> Iterator[Outcome]:
     """``template.render-diff``: probes as base, fine-tune and training framework write them."""
     served = find_served(exam)
+    if isinstance(served, str):
+        yield Unknown(id="template.render-diff", reason=served)
     if not isinstance(served, Side):
-        if served is not None:
-            yield Unknown(id=_ID, reason=served)
         return  # a template that is missing is proc.present's to report
-    checkpoint = exam.checkpoint
-    recipe = find_recipe(checkpoint)
-    other = _find_other(checkpoint, served)
+    recipe = find_recipe(exam.checkpoint)
+    other = _find_other(exam.checkpoint, served)
+    known = recipe if isinstance(recipe, TemplateRecipe) and not recipe.is_assumed else None
     if isinstance(recipe, NoRecipe) and recipe.file is not None:
-        yield Unknown(id=_ID, reason=f"{recipe.file}: {recipe.reason}")
-    known = isinstance(recipe, TemplateRecipe) and not recipe.is_assumed
-    if other is None and not known:
-        if not isinstance(recipe, NoRecipe) or recipe.file is None:
-            yield Unknown(
-                id=_ID,
-                reason="neither a base model nor a record of the training to compare the chat "
-                "template with; give --base-model DIR",
-            )
-        return
-    comparison = _Comparison(checkpoint, served, fast=exam.fast)
-    agrees = None
-    if isinstance(recipe, TemplateRecipe) and known:
-        finding = comparison.with_training(recipe, other)
-        agrees = finding is None or finding.severity == "info"
-        if finding is not None:
-            yield finding
-    if other is not None and other.template != served.template:
-        finding = comparison.with_other(other, trained_as_served=agrees)
-        if finding is not None and agrees is not False:
-            yield finding
+        yield Unknown(id="template.render-diff", reason=f"{recipe.file}: {recipe.reason}")
+    elif other is None and known is None:
+        yield Unknown(
+            id="template.render-diff",
+            reason="neither a base model nor a record of the training to compare the chat "
+            "template with; give --base-model DIR",
+        )
+    yield from _compare(exam, served, other, known)
+
+
+def _compare(
+    exam: Examination, served: Side, other: Side | None, recipe: TemplateRecipe | None
+) -> Iterator[Finding]:
+    is_other = other is not None and other.template != served.template
+    if recipe is None and not is_other:
+        return  # byte for byte the same, and nothing is rendered
+    comparison = _Comparison(exam.checkpoint, served, fast=exam.fast)
+    finding = None if recipe is None else comparison.with_training(recipe, other)
+    if finding is not None:
+        yield finding
+    if other is not None and is_other and (finding is None or finding.severity == "info"):
+        inherited = comparison.with_other(other, trained_as_served=recipe is not None)
+        if inherited is not None:
+            yield inherited
 
 
 def _find_other(checkpoint: Checkpoint, served: Side) -> Side | None:
@@ -151,7 +153,7 @@ class _Comparison:
         severity = _severity(differing)
         return self._finding(title, evidence, remedy, source=template.source, severity=severity)
 
-    def with_other(self, other: Side, *, trained_as_served: bool | None) -> Finding | None:
+    def with_other(self, other: Side, *, trained_as_served: bool) -> Finding | None:
         """What differs from the base's template, or from the one beside an adapter."""
         rendered = _render_all(other)
         differing = self._differing(rendered)
@@ -189,7 +191,7 @@ class _Comparison:
         severity: Severity,
     ) -> Finding:
         return Finding(
-            id=_ID,
+            id="template.render-diff",
             title=title,
             evidence=tuple(evidence),
             consequence="The model is asked in a form that it was not trained on; answers get "
@@ -286,7 +288,7 @@ def _lines(text: str | None) -> list[str]:
 
 CHECKS = (
     Check(
-        id=_ID,
+        id="template.render-diff",
         run=check_render_diff,
         cause="Training frameworks write conversations with tables of their own, not with the "
         "checkpoint's chat template: default system prompts, blanks, line breaks and BOS differ. "

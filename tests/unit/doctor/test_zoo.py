@@ -16,7 +16,7 @@ ZOO: list[tuple[str, list[tuple[str, str]]]] = [
     ("good", []),
     ("good-lora", []),
     ("forgetful", []),
-    ("wrong-template", []),
+    ("wrong-template", [("template.render-diff", "warn")]),
     ("no-signal", [("train.no-signal", "warn")]),
     ("no-vision", [("ckpt.tensors", "block")]),
     ("no-processor", [("proc.present", "warn")]),
