@@ -51,7 +51,6 @@ def test_vision_modules(write: Any, module: str, tower: bool, projector: bool) -
     assert (adapter.touches_vision_tower, adapter.touches_projector) == (tower, projector)
 
 
-@pytest.mark.parametrize("module", [OLD, NEW])
 def test_prefix_may_stand_there_twice_as_in_vllm(write: Any) -> None:
     module = "base_model.model.model.layers.0.self_attn.q_proj"
     found = match(write, {module: (16, 16)})
@@ -59,6 +58,7 @@ def test_prefix_may_stand_there_twice_as_in_vllm(write: Any) -> None:
     assert found.matched == ("model.layers.0.self_attn.q_proj",)
 
 
+@pytest.mark.parametrize("module", [OLD, NEW])
 def test_both_layouts_fit(write: Any, module: str) -> None:
     assert match(write, {module: (24, 16)}) == AdapterMatch((module,), (), (), ())
 
