@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, metavar="N", help="ask only the first N samples of each task"
     )
     parser.add_argument(
+        "--sequential",
+        action="store_true",
+        help="ask in random order, and stop asking a task as soon as its margin is decided",
+    )
+    parser.add_argument(
         "--run-id",
         metavar="ID",
         help="name of the run (default: a new one, which is printed); only a run of the same name "
@@ -168,7 +173,15 @@ def _evaluate(
         console.print(f"run {run_id}", soft_wrap=True, markup=False)
         try:
             with ProgressBars(console) as bars:
-                session = Session(suite, tasks, store, run_id, limit=args.limit, listener=bars)
+                session = Session(
+                    suite,
+                    tasks,
+                    store,
+                    run_id,
+                    limit=args.limit,
+                    sequential=args.sequential,
+                    listener=bars,
+                )
                 return session.evaluate(*sides), path
         except VlmserveError as error:
             error.hint = error.hint or go_on

@@ -1,5 +1,6 @@
 """Sets two runs of a task side by side, sample by sample."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
+from vlmserve.evals.sequential import compare_sequence
 from vlmserve.evals.statistics import PairedResult, compare_pairs
 
 if TYPE_CHECKING:
@@ -106,19 +108,23 @@ def compare_task(
     candidate: Sequence[SampleRecord],
     *,
     alpha: float,
+    asked: Sequence[Sample] | None = None,
 ) -> Comparison:
     """Compare two runs of a task.
 
     Args:
         task: What was asked.
-        baseline: One record for each of ``task.samples``, in their order.
+        baseline: One record for each of the samples, in their order.
         candidate: The same for the other side.
         alpha: One minus the confidence of the intervals.
+        asked: The samples, in the order of asking, where it was stopped as soon as it was enough;
+            the task's own when ``None``.
 
     Raises:
         ValueError: The records are not of these samples.
     """
-    ids = [sample.sample_id for sample in task.samples]
+    samples = task.samples if asked is None else asked
+    ids = [sample.sample_id for sample in samples]
     for records in (baseline, candidate):
         if [record.sample_id for record in records] != ids:
             raise ValueError(f"task {task.name}: the records are not of the task's samples")
@@ -134,11 +140,19 @@ def compare_task(
     known = [score for score in before + after if score is not None]
     worst, best = (0.0, 1.0) if in_points else (min(known), max(known))
     sign = 1.0 if task.higher_is_better else -1.0
-    flips = _flips(task.samples, baseline, candidate)
-    clusters = cluster_samples(task.samples)
+    flips = _flips(samples, baseline, candidate)
+    numbers = cluster_samples(task.samples)
+    cluster_of = {s.sample_id: number for s, number in zip(task.samples, numbers, strict=True)}
+    clusters = [cluster_of[sample_id] for sample_id in ids]
 
     def compare(old: Scores, new: Scores) -> PairedResult | None:
-        return _compare_known(old, new, clusters, alpha)
+        olds, news, labels = _known(old, new, clusters)
+        if len(set(labels)) < _MIN_CLUSTERS:
+            return None
+        if asked is None:
+            return compare_pairs(olds, news, clusters=labels, alpha=alpha)
+        largest = max(Counter(numbers).values())
+        return compare_sequence(olds, news, clusters=labels, max_cluster=largest, alpha=alpha)
 
     pairs = worst_case = best_case = compare(before, after)
     if None in before or None in after:
@@ -160,8 +174,8 @@ def compare_task(
         regressed=tuple(f for f in flips if sign * (f.candidate.score - f.baseline.score) < 0),
         improved=tuple(f for f in flips if sign * (f.candidate.score - f.baseline.score) > 0),
         failures=(
-            *_failures(task.samples, baseline, "baseline"),
-            *_failures(task.samples, candidate, "candidate"),
+            *_failures(samples, baseline, "baseline"),
+            *_failures(samples, candidate, "candidate"),
         ),
     )
 
@@ -175,18 +189,16 @@ def _filled(scores: Scores, stand_in: float) -> list[float | None]:
     return [stand_in if score is None else score for score in scores]
 
 
-def _compare_known(
-    before: Scores, after: Scores, clusters: Sequence[int], alpha: float
-) -> PairedResult | None:
+def _known(
+    before: Scores, after: Scores, clusters: Sequence[int]
+) -> tuple[list[float], list[float], list[int]]:
+    """The pairs that have both scores, and their clusters."""
     pairs = [
         (old, new, cluster)
         for old, new, cluster in zip(before, after, clusters, strict=True)
         if old is not None and new is not None
     ]
-    if len({cluster for _, _, cluster in pairs}) < _MIN_CLUSTERS:
-        return None
-    olds, news, labels = zip(*pairs, strict=True)
-    return compare_pairs(olds, news, clusters=labels, alpha=alpha)
+    return [old for old, _, _ in pairs], [new for _, new, _ in pairs], [c for _, _, c in pairs]
 
 
 def _n_cut(records: Sequence[SampleRecord]) -> int:

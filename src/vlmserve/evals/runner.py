@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from vlmserve.chat import Completion
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError, MediaError
-from vlmserve.evals.records import Failed, SampleRecord, SideName
+from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import Answerer, AnswerStore
 
@@ -62,24 +62,44 @@ class SideRun:
 
     n_requests_sent: int = 0
 
-    def records(self, task: "EvalTask") -> list[SampleRecord]:
-        """Score a task's answers; one record for each sample, in the task's order."""
-        completions = {
-            sample.sample_id: self.answers[sample.request_digest]
-            for sample in task.samples
-            if sample.request_digest in self.answers
-        }
-        outcomes = task.score({key: completion.text for key, completion in completions.items()})
+    def records(
+        self, task: "EvalTask", samples: Sequence[Sample] | None = None
+    ) -> list[SampleRecord]:
+        """Score a task's answers.
+
+        Args:
+            task: The task.
+            samples: Those of its samples that were asked; all when ``None``.
+
+        Returns:
+            One record for each sample, in their order.
+        """
+        asked = task.samples if samples is None else samples
+        outcomes = self.outcomes(task, asked)
         return [
             SampleRecord(
                 sample_id=sample.sample_id,
-                completion=completions.get(sample.sample_id),
-                outcome=outcomes[sample.sample_id]
-                if sample.sample_id in outcomes
-                else self.failures[sample.request_digest],
+                completion=self.answers.get(sample.request_digest),
+                outcome=outcomes[sample.sample_id],
             )
-            for sample in task.samples
+            for sample in asked
         ]
+
+    def outcomes(self, task: "EvalTask", samples: Sequence[Sample]) -> dict[str, Scored | Failed]:
+        """Score the answers to some of a task's samples, by sample id."""
+        scored = task.score(
+            {
+                sample.sample_id: self.answers[sample.request_digest].text
+                for sample in samples
+                if sample.request_digest in self.answers
+            }
+        )
+        return {
+            sample.sample_id: scored[sample.sample_id]
+            if sample.sample_id in scored
+            else self.failures[sample.request_digest]
+            for sample in samples
+        }
 
 
 def plan_side(
@@ -97,43 +117,60 @@ def plan_side(
     )
 
 
-def run_side(
-    run: SideRun, engine: Engine, model: str, store: AnswerStore, listener: AnswerListener
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What it takes to put requests to a side."""
+
+    engine: Engine
+    model: str
+    """The name to ask for; one of ``engine.models``."""
+
+    store: AnswerStore
+    """Where answers are kept. Failures are not: the next run asks again."""
+
+    listener: AnswerListener
+
+
+def run_side(run: SideRun, asking: Asking, samples: Sequence[Sample] | None = None) -> None:
     """Send what is pending; every answer is in the store before the next is looked at.
 
     Args:
         run: The side; its answers, failures and counts are brought up to date.
-        engine: What answers.
-        model: The name to ask for; one of ``engine.models``.
-        store: Where answers are kept. Failures are not: the next run asks again.
-        listener: Hears of each answer.
+        asking: Whom to ask, and where to keep what is answered.
+        samples: Send no others; all when ``None``.
 
     Raises:
         EngineError: The engine is gone, or did not give one result for each request.
     """
-    for result in engine.generate(_requests(run, model, listener)):
+    digests = list(run.pending) if samples is None else _pending_digests(run, samples)
+    listener = asking.listener
+    for result in asking.engine.generate(_requests(run, digests, asking)):
         if result.request_id not in run.pending:
             raise EngineError(
                 f"the engine answered a request that was not open: {result.request_id}"
             )
-        failed = _take(run, result, store)
+        failed = _take(run, result, asking.store)
         del run.pending[result.request_id]
         listener.answered(run.side, failed=failed)
-    if run.pending:
-        raise EngineError(f"the engine gave no result for {len(run.pending)} requests")
+    if unanswered := [digest for digest in digests if digest in run.pending]:
+        raise EngineError(f"the engine gave no result for {len(unanswered)} requests")
 
 
-def _requests(run: SideRun, model: str, listener: AnswerListener) -> Iterator[GenerationRequest]:
-    for sample in list(run.pending.values()):
+def _pending_digests(run: SideRun, samples: Sequence[Sample]) -> list[str]:
+    # Tasks may have requests in common.
+    wanted = dict.fromkeys(sample.request_digest for sample in samples)
+    return [digest for digest in wanted if digest in run.pending]
+
+
+def _requests(run: SideRun, digests: Sequence[str], asking: Asking) -> Iterator[GenerationRequest]:
+    for digest in digests:
         try:
-            request = sample.request(model)
+            request = run.pending[digest].request(asking.model)
         except MediaError as error:
             # The file has vanished or changed since the task was loaded.
-            digest = sample.request_digest
             run.failures[digest] = Failed(error_type=type(error).__name__, message=error.message)
             del run.pending[digest]
-            listener.answered(run.side, failed=True)
+            asking.listener.answered(run.side, failed=True)
             continue
         run.n_requests_sent += 1
         yield request

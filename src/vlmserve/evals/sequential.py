@@ -14,12 +14,14 @@ Bayes factor with a uniform prior on the share of flips that are regressions.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize
+
+from vlmserve.evals.statistics import PairedResult, detectable_difference
 
 Decision = Literal["pass", "regression"]
 Bounds = tuple[float, float]
@@ -169,13 +171,16 @@ class SequentialComparison:
         margin: Largest acceptable drop, in units of the score.
         bounds: Smallest and largest difference that a pair can have.
         alpha: Chance of a false decision.
-        n_claims: Tasks among which a regression is claimed: each must bring that much more evidence
-            (Bonferroni), so that the chance of any false regression is at most ``alpha``.
-        max_weight: Size of the largest cluster.
+        max_cluster: Size of the largest cluster.
 
     Raises:
         ValueError: The margin is not between 0 and the lower bound.
     """
+
+    n_claims: int = 1
+    """Tasks among which a regression may still be claimed: each must bring that much more evidence,
+    so that the chance of any false regression stays at most ``alpha`` (Holm's procedure, where it
+    is lowered by one with every regression)."""
 
     def __init__(
         self,
@@ -183,35 +188,37 @@ class SequentialComparison:
         *,
         bounds: Bounds = _DIFFERENCES,
         alpha: float = 0.05,
-        n_claims: int = 1,
-        max_weight: int = 1,
+        max_cluster: int = 1,
     ) -> None:
         self._pass = BettingProcess(-margin, bounds)
         self._regression = BettingProcess(0.0, (-bounds[1], -bounds[0]))
-        self._log_pass = -math.log(alpha)
-        self._log_regression = math.log(n_claims / alpha)
-        self._max_weight = max_weight
+        self._alpha = alpha
+        self._max_cluster = max_cluster
         self._n = 0
         self._decision: Decision | None = None
 
-    def update(self, difference: float, n_samples: int = 1) -> SequentialState:
+    def update(
+        self, difference: float, *, best: float | None = None, n_samples: int = 1
+    ) -> SequentialState:
         """Take the next pair, or the next cluster of pairs.
 
         Args:
-            difference: Candidate minus baseline; of a cluster its mean.
+            difference: Candidate minus baseline; of a cluster its mean. Where samples failed, the
+                lowest that it could have been.
+            best: The highest that it could have been; the same when ``None``.
             n_samples: Pairs in the cluster.
 
         Returns:
             The state with it; a decision once made stays.
         """
-        weight = n_samples / self._max_weight
+        weight = n_samples / self._max_cluster
         self._pass.update(difference, weight)
-        self._regression.update(-difference, weight)
+        self._regression.update(-(difference if best is None else best), weight)
         self._n += n_samples
         if self._decision is None:
-            if self._pass.log_e_value >= self._log_pass:
+            if self._pass.log_e_value >= -math.log(self._alpha):
                 self._decision = "pass"
-            elif self._regression.log_e_value >= self._log_regression:
+            elif self._regression.log_e_value >= math.log(self.n_claims / self._alpha):
                 self._decision = "regression"
         return self.state
 
@@ -224,3 +231,56 @@ class SequentialComparison:
             log_e_regression=self._regression.log_e_value,
             decision=self._decision,
         )
+
+
+def compare_sequence(
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    *,
+    clusters: Sequence[Hashable],
+    max_cluster: int = 1,
+    alpha: float = 0.05,
+) -> PairedResult:
+    """Compare two runs over samples that were asked one after another, until it was enough.
+
+    Args:
+        baseline: Scores of the baseline between 0 and 1, in the order of asking, shape ``(n,)``.
+        candidate: Scores of the candidate, shape ``(n,)``.
+        clusters: What each pair hangs together with, shape ``(n,)``; whole clusters follow each
+            other.
+        max_cluster: Size of the largest cluster that there can be, asked or not.
+        alpha: Chance that either end of the interval is ever wrong.
+
+    Returns:
+        The mean difference with its confidence sequence. ``p_value`` and ``drop_level`` are the
+        inverse of the e-value against "there is no drop", so one-sided.
+
+    Raises:
+        ValueError: There are no pairs, or a score is not between 0 and 1.
+    """
+    before, after = np.asarray(baseline, dtype=float), np.asarray(candidate, dtype=float)
+    if not len(before):
+        raise ValueError("no pairs")
+    numbers: dict[Hashable, int] = {}
+    groups = np.array([numbers.setdefault(label, len(numbers)) for label in clusters])
+    sizes = np.bincount(groups)
+    means = np.bincount(groups, weights=after - before) / sizes
+    weights = sizes / max_cluster
+    process = BettingProcess(0.0, _DIFFERENCES)
+    for mean, weight in zip(means.tolist(), weights.tolist(), strict=True):
+        process.update(-mean, weight)
+    lower, upper = confidence_sequence(means.tolist(), weights=weights.tolist(), alpha=alpha)
+    level = min(1.0, math.exp(-process.log_e_value))
+    return PairedResult(
+        method="betting",
+        n_pairs=len(before),
+        n_clusters=len(sizes),
+        baseline=float(before.mean()),
+        candidate=float(after.mean()),
+        difference=float((after - before).mean()),
+        lower=lower,
+        upper=upper,
+        p_value=level,
+        drop_level=level,
+        detectable=detectable_difference(before, after, groups, alpha=alpha),
+    )

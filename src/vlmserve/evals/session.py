@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlmserve.config.suite import SuiteConfig
 from vlmserve.engine.base import Engine
-from vlmserve.evals.compare import compare_task
+from vlmserve.evals.compare import Comparison, compare_task
+from vlmserve.evals.early_stop import EarlyStop
 from vlmserve.evals.gate import judge
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.json_report import (
@@ -19,7 +20,14 @@ from vlmserve.evals.report.json_report import (
     TaskReport,
     create_task_reports,
 )
-from vlmserve.evals.runner import AnswerListener, SideRun, SilentListener, plan_side, run_side
+from vlmserve.evals.runner import (
+    AnswerListener,
+    Asking,
+    SideRun,
+    SilentListener,
+    plan_side,
+    run_side,
+)
 from vlmserve.evals.samples import content_digest
 from vlmserve.evals.store import Answerer, AnswerStore
 
@@ -81,6 +89,9 @@ class Session:
     limit: int | None = None
     """How the tasks were limited when they were loaded."""
 
+    sequential: bool = False
+    """Stop asking a task as soon as its margin is decided."""
+
     listener: AnswerListener = field(default_factory=SilentListener)
 
     def evaluate(self, baseline: Side, candidate: Side) -> EvalReport:
@@ -95,17 +106,10 @@ class Session:
         """
         started_at = datetime.now(UTC)
         suite, tasks = self.suite, self.tasks
-        runs = _answer({"baseline": baseline, "candidate": candidate}, self)
         margins = [suite.margin_of(entry) if entry.gate else None for entry in suite.tasks]
-        comparisons = [
-            compare_task(
-                task,
-                runs["baseline"].records(task),
-                runs["candidate"].records(task),
-                alpha=suite.gate.alpha,
-            )
-            for task in tasks
-        ]
+        stop = EarlyStop(tasks, margins, suite.gate.alpha) if self.sequential else None
+        runs = _answer({"baseline": baseline, "candidate": candidate}, self, stop)
+        comparisons = [_compare(task, runs, suite.gate.alpha, stop) for task in tasks]
         judgement = judge(comparisons, margins, suite.gate)
         reports = create_task_reports(tasks, comparisons, judgement, margins)
         report = EvalReport(
@@ -115,13 +119,14 @@ class Session:
             finished_at=datetime.now(UTC),
             n_requests_sent=sum(run.n_requests_sent for run in runs.values()),
             n_reused=sum(run.n_reused for run in runs.values()),
-            suite=_suite_report(suite, tasks, self.limit),
+            suite=_suite_report(self),
             baseline=_side_report(baseline, runs["baseline"]),
             candidate=_side_report(candidate, runs["candidate"]),
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=reports,
             notes=(
                 *_run_notes(baseline, candidate, self.limit),
+                *_saving_note(reports),
                 *(note for task in reports for note in _cluster_note(task)),
                 *(note for task in reports for note in _answer_notes(task)),
             ),
@@ -130,7 +135,22 @@ class Session:
         return report
 
 
-def _answer(sides: Mapping[SideName, Side], session: Session) -> dict[SideName, SideRun]:
+def _compare(
+    task: "EvalTask", runs: Mapping[SideName, SideRun], alpha: float, stop: EarlyStop | None
+) -> Comparison:
+    asked = None if stop is None else stop.asked(task)
+    return compare_task(
+        task,
+        runs["baseline"].records(task, asked),
+        runs["candidate"].records(task, asked),
+        alpha=alpha,
+        asked=asked,
+    )
+
+
+def _answer(
+    sides: Mapping[SideName, Side], session: Session, stop: EarlyStop | None
+) -> dict[SideName, SideRun]:
     tasks, store, listener = session.tasks, session.store, session.listener
     runs: dict[SideName, SideRun] = {}
     waiting = list(sides)
@@ -143,20 +163,39 @@ def _answer(sides: Mapping[SideName, Side], session: Session) -> dict[SideName, 
         if not any(runs[name].pending for name in sharing):
             for name in sharing:
                 listener.started(name, 0, runs[name].n_reused)
+            if stop is not None and not waiting:
+                _ask_until_decided(runs, {}, stop)
             continue
         listener.loading(" and ".join(sides[name].name for name in sharing))
         with source.open() as engine:
+            asking = {
+                name: Asking(engine, sides[name].model(engine), store, listener) for name in sharing
+            }
+            if stop is not None and not waiting:
+                # Both sides are answered or can be asked now: a look is possible after each pair.
+                for name in sharing:
+                    listener.started(name, len(runs[name].pending), runs[name].n_reused)
+                _ask_until_decided(runs, asking, stop)
+                continue
             for name in sharing:
                 # Again: a side that asks exactly what the other did finds the other's answers.
                 run = runs[name] = plan_side(name, sides[name].answerer, tasks, store)
                 listener.started(name, len(run.pending), run.n_reused)
-                run_side(run, engine, sides[name].model(engine), store, listener)
+                run_side(run, asking[name])
     return runs
 
 
-def _suite_report(
-    suite: SuiteConfig, tasks: Sequence["EvalTask"], limit: int | None
-) -> SuiteReport:
+def _ask_until_decided(
+    runs: Mapping[SideName, SideRun], asking: Mapping[SideName, Asking], stop: EarlyStop
+) -> None:
+    while samples := stop.requests():
+        for name, each in asking.items():
+            run_side(runs[name], each, samples)
+        stop.read(runs["baseline"], runs["candidate"])
+
+
+def _suite_report(session: Session) -> SuiteReport:
+    suite, tasks = session.suite, session.tasks
     asked = [
         [task.recipe, [(sample.sample_id, sample.request_digest) for sample in task.samples]]
         for task in tasks
@@ -164,7 +203,8 @@ def _suite_report(
     return SuiteReport(
         name=suite.name,
         digest=content_digest(asked),
-        limit=limit,
+        sequential=session.sequential,
+        limit=session.limit,
         gate=suite.gate.model_dump(mode="json"),
         sampling=suite.sampling.model_dump(mode="json", exclude_none=True),
     )
@@ -185,6 +225,17 @@ def _run_notes(baseline: Side, candidate: Side, limit: int | None) -> Iterator[s
         yield "baseline and candidate are the same: the same answers were compared with themselves"
     if limit is not None:
         yield f"only the first {limit} samples of each task were asked (--limit)"
+
+
+def _saving_note(tasks: Sequence[TaskReport]) -> Iterator[str]:
+    early = [task for task in tasks if task.n_samples < task.n_available]
+    if early:
+        used = sum(task.n_samples for task in early)
+        available = sum(task.n_available for task in early)
+        yield (
+            f"{len(early)} tasks were decided before their end, by {used} of {available} samples: "
+            f"{1 - used / available:.0%} were saved"
+        )
 
 
 def _cluster_note(task: TaskReport) -> Iterator[str]:

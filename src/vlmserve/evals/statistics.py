@@ -20,7 +20,8 @@ from scipy import stats
 from vlmserve.evals.mean_difference import Array, MeanDifference, sign_flip_p
 from vlmserve.evals.proportions import mcnemar_mid_p, tango_interval, tango_statistic
 
-Method = Literal["matched proportions", "mean difference"]
+Method = Literal["matched proportions", "mean difference", "betting"]
+"""How an interval was computed; ``betting`` is ``vlmserve.evals.sequential``."""
 
 _MIN_PAIRS = 2
 _POWER = 0.8
@@ -121,7 +122,7 @@ def compare_pairs(
         upper=upper,
         p_value=p_value,
         drop_level=drop_level,
-        detectable=_detectable(before, after, groups, alpha),
+        detectable=detectable_difference(before, after, groups, alpha=alpha),
     )
 
 
@@ -150,6 +151,31 @@ def design_effect(differences: Array, clusters: Array) -> float:
         return float((sizes**2).sum() / sizes.sum())
     between = float((np.bincount(clusters, weights=centred) ** 2).sum()) * groups / (groups - 1)
     return max(1.0, between / independent)
+
+
+def detectable_difference(
+    before: Array, after: Array, clusters: Array, *, alpha: float = 0.05
+) -> float:
+    """Give the difference at which the interval excludes 0 four times out of five.
+
+    The spread is that of the pairs with one pair's worth of doubt, as in ``MeanDifference``, so
+    that runs without any flip promise no more than they can show.
+
+    Args:
+        before: Scores of the baseline, shape ``(n,)``.
+        after: Scores of the candidate, shape ``(n,)``.
+        clusters: For each pair the number of its cluster, from 0 without gaps, shape ``(n,)``.
+        alpha: One minus the confidence.
+    """
+    differences = after - before
+    scores = np.concatenate((before, after))
+    is_unit = scores.min() >= 0.0 and scores.max() <= 1.0
+    scale = 1.0 if is_unit else float(scores.max() - scores.min())
+    n = len(differences) + 2
+    mean = float(differences.sum()) / n
+    variance = (float((differences**2).sum()) + scale**2) / n - mean**2
+    error = math.sqrt(variance / (n - 1) * design_effect(differences, clusters))
+    return error * float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - _POWER))
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
@@ -208,23 +234,6 @@ def _matched_p(differences: Array, clusters: Array, seed: int) -> float:
     if int(clusters.max()) + 1 < len(differences):
         return sign_flip_p(differences, clusters, seed)
     return mcnemar_mid_p(int((differences < 0).sum()), int((differences > 0).sum()))
-
-
-def _detectable(before: Array, after: Array, clusters: Array, alpha: float) -> float:
-    """Difference at which the interval excludes 0 four times out of five.
-
-    The spread is that of the pairs with one pair's worth of doubt, as in ``MeanDifference``, so
-    that runs without any flip promise no more than they can show.
-    """
-    differences = after - before
-    scores = np.concatenate((before, after))
-    is_unit = scores.min() >= 0.0 and scores.max() <= 1.0
-    scale = 1.0 if is_unit else float(scores.max() - scores.min())
-    n = len(differences) + 2
-    mean = float(differences.sum()) / n
-    variance = (float((differences**2).sum()) + scale**2) / n - mean**2
-    error = math.sqrt(variance / (n - 1) * design_effect(differences, clusters))
-    return error * float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - _POWER))
 
 
 def _numbered(clusters: Sequence[Hashable] | None, n: int) -> Array:

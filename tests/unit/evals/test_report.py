@@ -44,6 +44,7 @@ def task(name: str, **changes: Any) -> TaskReport:
         "verdict": "pass",
         "reason": "pass (no worse than 8 points)",
         "n_samples": 200,
+        "n_available": 200,
         "n_pairs": 200,
         "n_clusters": 200,
         "detectable": 0.05,
@@ -75,7 +76,9 @@ def report(*tasks: TaskReport, verdict: Any = "pass") -> EvalReport:
         finished_at=now,
         n_requests_sent=400,
         n_reused=7,
-        suite=SuiteReport(name="demo", digest="d", limit=None, gate={"alpha": 0.05}, sampling={}),
+        suite=SuiteReport(
+            name="demo", digest="d", sequential=False, limit=None, gate={"alpha": 0.05}, sampling={}
+        ),
         baseline=SideReport(name="old", fingerprint="sha256:1", **side),
         candidate=SideReport(name="new", fingerprint="sha256:2", **side),
         versions={},

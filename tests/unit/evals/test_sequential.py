@@ -150,7 +150,8 @@ def test_no_change_passes_and_a_decision_stays() -> None:
 
 def test_more_claims_need_more_evidence() -> None:
     def stop(n_claims: int) -> int:
-        comparison = SequentialComparison(0.03, n_claims=n_claims)
+        comparison = SequentialComparison(0.03)
+        comparison.n_claims = n_claims
         while comparison.update(-1.0).decision is None:
             pass
         return comparison.state.n_samples

@@ -213,7 +213,7 @@ KILLED = """
     from vlmserve.config.suite import load_suite
     from vlmserve.engine.scripted import ScriptedEngine
     from vlmserve.evals.eval_task import load_tasks
-    from vlmserve.evals.runner import SilentListener, plan_side, run_side
+    from vlmserve.evals.runner import Asking, SilentListener, plan_side, run_side
     from vlmserve.evals.store import Answerer, AnswerStore
 
     suite, path = Path(sys.argv[1]), Path(sys.argv[2])
@@ -229,14 +229,14 @@ KILLED = """
     with AnswerStore(path) as store:
         tasks = load_tasks(load_suite(suite))
         run = plan_side("candidate", Answerer("sha256:1", "s"), tasks, store)
-        run_side(run, ScriptedEngine(answer), "scripted", store, SilentListener())
+        run_side(run, Asking(ScriptedEngine(answer), "scripted", store, SilentListener()))
 """
 
 
 def test_a_killed_run_goes_on_where_it_stopped(suites: Any, colors: Any, tmp_path: Path) -> None:
     from vlmserve.engine.scripted import ScriptedEngine
     from vlmserve.evals.eval_task import load_tasks
-    from vlmserve.evals.runner import SilentListener, plan_side, run_side
+    from vlmserve.evals.runner import Asking, SilentListener, plan_side, run_side
 
     suites.task("color", colors(8))
     suite, path = suites.suite("color"), tmp_path / "killed.sqlite"
@@ -252,7 +252,7 @@ def test_a_killed_run_goes_on_where_it_stopped(suites: Any, colors: Any, tmp_pat
     with AnswerStore(path) as store:
         run = plan_side("candidate", ONE, tasks, store)
         assert run.n_reused == 3
-        run_side(run, engine, "scripted", store, SilentListener())
+        run_side(run, Asking(engine, "scripted", store, SilentListener()))
 
     assert engine.n_requests == run.n_requests_sent == 5
     assert len(run.answers) == 8

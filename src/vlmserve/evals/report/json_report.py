@@ -13,6 +13,7 @@ from vlmserve.evals.compare import Comparison, FailedSample, Flip
 from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
 from vlmserve.evals.records import SideName
 from vlmserve.evals.samples import Sample
+from vlmserve.evals.statistics import Method
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
@@ -79,7 +80,13 @@ class TaskReport(Value):
 
     verdict: TaskVerdictName
     reason: str
+    n_available: int
+    """Samples that the task has."""
+
     n_samples: int
+    """Those of them that the verdict rests on: fewer where asking stopped as soon as it was
+    enough."""
+
     n_pairs: int
     """Samples that both sides were judged on; everything below rests on them."""
 
@@ -92,19 +99,21 @@ class TaskReport(Value):
     """Answers that ended at the limit of ``max_tokens``."""
 
     n_cut_candidate: int
-    method: Literal["matched proportions", "mean difference"] | None
+    method: Method | None
     baseline: float | None
     candidate: float | None
     difference: float | None
     lower: float | None
-    """Ends of the interval of ``difference``, of confidence ``1 - gate.alpha``."""
+    """Ends of the interval of ``difference``, of confidence ``1 - gate.alpha``; of a confidence
+    sequence (``betting``), each end by itself holds with that."""
 
     upper: float | None
     detectable: float | None
     """Smallest difference that this many samples with this spread show four times out of five."""
 
     p_value: float | None
-    """Two-sided, of no difference; not adjusted for the number of tasks."""
+    """Of no difference, two-sided; of ``betting`` of no drop. Not adjusted for the number of
+    tasks."""
 
     adjusted_level: float | None
     """Holm's level of a drop over all gated tasks, see ``vlmserve.evals.gate``: a regression has
@@ -135,6 +144,9 @@ class SuiteReport(Value):
     name: str
     digest: str
     """Of all samples and of how they are asked and scored."""
+
+    sequential: bool
+    """Whether asking stopped as soon as a task was decided."""
 
     limit: int | None
     """Samples of each task that were asked at most; ``None`` for all."""
@@ -209,6 +221,7 @@ def _task_report(
         margin=margin,
         verdict=verdict.verdict,
         reason=verdict.reason,
+        n_available=len(task.samples),
         n_samples=comparison.n_samples,
         n_pairs=0 if pairs is None else pairs.n_pairs,
         n_clusters=0 if pairs is None else pairs.n_clusters,
