@@ -41,14 +41,17 @@ def test_unknown_id_is_refused() -> None:
 
 
 def test_every_id_has_a_check_that_says_it() -> None:
+    """Mutation coverage shows that each is said; here, that none is left over or misspelt."""
     source = Path(run.__file__).parent
-    said = {
-        found
-        for path in source.glob("*.py")
-        if path.name not in ("finding.py", "run.py", "check.py")
-        for found in re.findall(r'id="([a-z]+\.[a-z-]+)"', path.read_text())
-    }
-    assert said == set(SEVERITIES) == {check.id for check in run.CHECKS}
+    texts = [
+        path.read_text()
+        for path in source.rglob("*.py")
+        if path.name not in ("finding.py", "run.py")
+    ]
+    named = {found for text in texts for found in re.findall(r'"([a-z]+\.[a-z-]+)"', text)}
+    made = {found for text in texts for found in re.findall(r'\bid="([^"]*)"', text)}
+    assert made <= set(SEVERITIES) <= named
+    assert set(SEVERITIES) == {check.id for check in run.CHECKS}
 
 
 def test_names_are_cut_with_a_count() -> None:
