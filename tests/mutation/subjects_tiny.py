@@ -93,4 +93,10 @@ SUBJECTS = (
         "LLaVA-NeXT, transformers 5 with the tower's names of 4",
         _hf("llava_next", restore_tower_level),
     ),
+    Subject(
+        "llava-onevision",
+        "LLaVA-OneVision, transformers 5 with the tower's names of 4",
+        _hf("llava_onevision", restore_tower_level),
+    ),
+    Subject("internvl", "InternVL, transformers 5", _hf("internvl")),
 )

@@ -43,6 +43,14 @@ QWEN2_SPECIAL = (
     "<|video_pad|>",
 )
 
+INTERNVL_MEDIA = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+"""InternVL's tokens, by the names under which its tokenizer keeps them."""
+
 _QWEN_CONTENT = (
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content"
@@ -65,6 +73,29 @@ QWEN2_TEMPLATE = (
 
 QWEN3_TEMPLATE = "{% for message in messages %}" + _QWEN_TURNS
 """Says what Qwen3-VL's says, which has no default system message."""
+
+ONEVISION_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% if message['content'] is string %}{{ '\n' + message['content'] }}{% else %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}"
+    "{{ '<video>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + content['text'] }}{% endfor %}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Says what LLaVA-OneVision's says."""
+
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'video' %}{{ '<video>\n' }}"
+    "{% elif content['type'] == 'text' %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Says what InternVL3's says."""
 
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] != 'system' %}"
@@ -93,8 +124,14 @@ MISTRAL_TEMPLATE = (
 """Says what that of LLaVA-1.6-Mistral says."""
 
 
-def create_qwen_tokenizer(template: str) -> Any:
-    """A byte-level BPE of transformers' ``Qwen2Tokenizer``; special tokens follow the words."""
+def create_qwen_tokenizer(template: str, *tokens: str, **named: str) -> Any:
+    """A byte-level BPE of transformers' ``Qwen2Tokenizer``; special tokens follow the words.
+
+    Args:
+        template: The chat template.
+        *tokens: Further special tokens.
+        **named: The same, for those that the tokenizer keeps under a name.
+    """
     cure_torch_extensions()
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -114,8 +151,10 @@ def create_qwen_tokenizer(template: str) -> Any:
         pad_token=_END_OF_TEXT,
         unk_token=None,
         model_max_length=32768,
+        **({"extra_special_tokens": named} if named else {}),
     )
-    tokenizer.add_tokens([AddedToken(token, special=True) for token in QWEN2_SPECIAL])
+    special = [*QWEN2_SPECIAL, *tokens, *named.values()]
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.chat_template = template
     return tokenizer
 
