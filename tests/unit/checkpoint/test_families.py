@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from vlmserve.checkpoint.families import FAMILIES, find_architecture, find_family
+from vlmserve.checkpoint.families import FAMILIES, Family, find_architecture, find_family
+from vlmserve.checkpoint.families.llava import Llava
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.platform import cure_torch_extensions
 
@@ -213,10 +214,83 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], int | None]] = {
         None,
     ),
 }
-# What the classes fall back on where a config.json is silent.
+CONFIGS |= {
+    "LLaVA-OneVision-qwen2-0.5B": (
+        "LlavaOnevisionForConditionalGeneration",
+        {
+            "text_config": {
+                "model_type": "qwen2",
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_attention_heads": 14,
+                "num_hidden_layers": 24,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+                "vocab_size": 152000,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 1152,
+                "image_size": 384,
+                "intermediate_size": 4304,
+                "num_attention_heads": 16,
+                "num_hidden_layers": 26,
+                "patch_size": 14,
+                "vision_use_head": False,
+            },
+            "tie_word_embeddings": True,
+        },
+        None,
+    ),
+    "InternVL3-1B": (
+        "InternVLForConditionalGeneration",
+        {
+            "text_config": {
+                "model_type": "qwen2",
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_attention_heads": 14,
+                "num_hidden_layers": 24,
+                "num_key_value_heads": 2,
+                "vocab_size": 151674,
+            },
+            "vision_config": {
+                "attention_bias": True,
+                "image_size": [448, 448],
+                "patch_size": [14, 14],
+            },
+            "tie_word_embeddings": True,
+        },
+        None,
+    ),
+    "tiny InternVL, everything switched on": (
+        "InternVLForConditionalGeneration",
+        {
+            "text_config": {"model_type": "qwen3", **TINY_TEXT, "head_dim": 24},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 56,
+                "patch_size": 14,
+                "norm_type": "rms_norm",
+                "use_qk_norm": True,
+                "use_mask_token": True,
+                "use_mean_pooling": False,
+            },
+            "downsample_ratio": 0.25,
+            "tie_word_embeddings": False,
+        },
+        None,
+    ),
+}
+# What the classes fall back on where a config.json is silent. Those of the remaining families come
+# with the checkpoints.
 CONFIGS |= {
     f"defaults of {family.title}": (next(iter(family.architectures)), {}, None)
     for family in FAMILIES
+    if family.served and family.name != "internvl_chat"
 }
 
 
@@ -233,9 +307,11 @@ def build(class_name: str, config: dict[str, Any]) -> Any:
             return model_class(model_class.config_class(**config))
 
 
-def as_vllm(name: str) -> str:
+def as_vllm(name: str, family: Family) -> str:
     """vLLM keeps a level in the tower's names that transformers 5 has dropped."""
-    return name.replace("vision_tower.", "vision_tower.vision_model.")
+    if isinstance(family, Llava):
+        return name.replace("vision_tower.", "vision_tower.vision_model.")
+    return name
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -251,7 +327,7 @@ def test_expected_tensors_are_those_of_the_real_class(case: Any) -> None:
     expected = family.expected_tensors(config)
     assert expected is not None
     real = {
-        as_vllm(family.canonical(name)): tuple(tensor.shape)
+        as_vllm(family.canonical(name), family): tuple(tensor.shape)
         for name, tensor in model.state_dict().items()
     }
     assert {name: spec.shape for name, spec in expected.items()} == real
@@ -264,7 +340,7 @@ def test_linear_modules_are_those_of_the_real_class(case: Any) -> None:
     family = find_family(config)
     assert family is not None
     real = {
-        as_vllm(family.canonical_module(name)): (module.out_features, module.in_features)
+        as_vllm(family.canonical_module(name), family): (module.out_features, module.in_features)
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlmserve.checkpoint.adapter import MAX_LORA_RANK
-from vlmserve.checkpoint.families import FAMILIES
+from vlmserve.checkpoint.families import FAMILIES, unsupported_reason
 from vlmserve.checkpoint.families.unsupported import _REASONS
 from vlmserve.doctor.adapters import _PLAIN_INITS, _REFUSED
 
@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
+SERVED = [family for family in FAMILIES if family.served]
 NAMES = [
     "visual.blocks.0.attn.qkv.weight",
     "model.visual.merger.mlp.0.weight",
@@ -42,16 +43,20 @@ from importlib import import_module
 from typing import get_args
 from vllm.config.lora import MaxLoRARanks
 from vllm.lora.peft_helper import PEFTHelper
+from vllm.model_executor.models.interfaces import supports_lora
 from vllm.model_executor.models.registry import ModelRegistry
 
 architectures, names, refused, inits = json.load(sys.stdin)
-found = {"names": {}, "tower": {}, "embedding": {}}
-for architecture, module in architectures.items():
-    cls = getattr(import_module(f"vllm.model_executor.models.{module}"), architecture)
-    found["names"][architecture] = [cls.hf_to_vllm_mapper.map_name(name) for name in names]
+found = {"names": {}, "tower": {}, "embedding": {}, "lora": {}}
+for architecture in architectures:
+    cls = ModelRegistry.models[architecture].load_model_cls()
+    mapper = cls.hf_to_vllm_mapper
+    found["names"][architecture] = [mapper.map_name(name) for name in names]
+    found["lora"][architecture] = supports_lora(cls)
     found["tower"][architecture] = cls.supports_tower_connector_lora
 for module, cls in (("qwen2", "Qwen2ForCausalLM"), ("llama", "LlamaForCausalLM"),
-                    ("mistral", "MistralForCausalLM"), ("qwen3_vl", "Qwen3LLMForCausalLM")):
+                    ("mistral", "MistralForCausalLM"), ("qwen3", "Qwen3ForCausalLM"),
+                    ("qwen3_vl", "Qwen3LLMForCausalLM")):
     cls = getattr(import_module(f"vllm.model_executor.models.{module}"), cls)
     found["embedding"][module] = bool(getattr(cls, "embedding_modules", None))
 found["max_rank"] = max(get_args(MaxLoRARanks))
@@ -68,7 +73,7 @@ print("RESULT" + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def vllm() -> Any:
-    architectures = {min(family.architectures): family.name for family in FAMILIES}
+    architectures = [min(family.architectures) for family in SERVED]
     question = [architectures, NAMES, list(_REFUSED), [*_PLAIN_INITS, "pissa", "olora", "loftq"]]
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -81,12 +86,13 @@ def vllm() -> Any:
     return json.loads(result.stdout.rpartition("RESULT")[2])
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", SERVED, ids=lambda family: family.name)
 def test_names_are_mapped_as_vllm_maps_them(vllm: Any, family: Any) -> None:
     ours = [family.canonical(name) for name in NAMES]
     architecture = min(family.architectures)
     assert ours == vllm["names"][architecture]
     assert family.supports_tower_lora == vllm["tower"][architecture]
+    assert family.supports_lora == vllm["lora"][architecture]
 
 
 def test_lora_on_embeddings(vllm: Any) -> None:
@@ -96,6 +102,7 @@ def test_lora_on_embeddings(vllm: Any) -> None:
         "qwen2": DECODERS["qwen2"].embedding_lora,
         "llama": DECODERS["llama"].embedding_lora,
         "mistral": DECODERS["mistral"].embedding_lora,
+        "qwen3": DECODERS["qwen3"].embedding_lora,
         "qwen3_vl": DECODERS["qwen3_vl_text"].embedding_lora,
     }
     assert ours == vllm["embedding"]
@@ -113,4 +120,7 @@ def test_architectures(vllm: Any) -> None:
     supported = set(vllm["supported"])
     assert not supported & set(_REASONS)
     assert not any("XComposer" in name or "owl" in name.lower() for name in supported)
-    assert all(family.architectures <= supported for family in FAMILIES)
+    for family in FAMILIES:
+        assert bool(family.architectures & supported) == family.served, family.name
+        assert family.architectures <= supported or not family.served
+        assert family.served == (unsupported_reason(min(family.architectures)) is None)
