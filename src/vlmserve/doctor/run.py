@@ -5,6 +5,7 @@ import logging
 from vlmserve.doctor import (
     adapters,
     budget,
+    code,
     config,
     data_image_modes,
     data_media,
