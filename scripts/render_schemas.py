@@ -11,9 +11,13 @@ from pathlib import Path
 
 from vlmserve.chat import Value
 from vlmserve.doctor.report import CheckRecord
+from vlmserve.evals.report.json_report import EvalReport
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "schema"
-SCHEMAS: dict[str, type[Value]] = {"check-report.schema.json": CheckRecord}
+SCHEMAS: dict[str, type[Value]] = {
+    "check-report.schema.json": CheckRecord,
+    "eval-report.schema.json": EvalReport,
+}
 
 
 def render(model: type[Value]) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vlmserve.config.serve import ServeConfig
     from vlmserve.config.suite import SuiteConfig
     from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.report.files import ReportFormat
     from vlmserve.evals.report.json_report import EvalReport
     from vlmserve.evals.session import Side
 
@@ -54,6 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "http://host:8000/v1#model, as --ckpt may be, too (default: what --ckpt was trained from)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the report for a pull request"
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    parser.add_argument(
+        "--on-inconclusive",
+        choices=("fail", "warn"),
+        default="fail",
+        help="exit with 3 (fail, the default) or 0 (warn) when the samples do not decide",
+    )
     parser.add_argument(
         "--store",
         type=Path,
@@ -95,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     """Judge a checkpoint.
 
     Returns:
-        0 when it passes, 1 at a regression, 3 when the samples do not decide.
+        0 when it passes, 1 at a regression, 3 when the samples do not decide and that fails.
     """
     from vlmserve.config.suite import load_suite
 
@@ -105,8 +116,9 @@ def run(args: argparse.Namespace) -> int:
     for flag, number in (("--limit", args.limit), ("--concurrency", args.concurrency)):
         if number is not None and number < 1:
             raise ConfigError(f"{flag} {number}: must be at least 1")
-    if args.json is not None:
-        _check_writable(args.json)
+    files = _report_files(args)
+    for name, path in files.items():
+        _check_writable(name, path)
     run_id = args.run_id or uuid.uuid4().hex[:12]
     with Stages() as stages:
         stages.begin("finding what is compared")
@@ -118,19 +130,30 @@ def run(args: argparse.Namespace) -> int:
         sides = create_sides()
     report, store_path = _evaluate(args, suite, tasks, sides, run_id)
     from vlmserve.evals.gate import EXIT_STATUS
-    from vlmserve.evals.report.json_report import write_report
+    from vlmserve.evals.report.files import write_reports
     from vlmserve.evals.report.terminal import print_report
 
     # A log or a pipe has no width of its own.
     console = create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
-    if args.json is not None:
-        # Before anything is printed: the reader of that may leave.
-        write_report(report, args.json)
+    inconclusive_fails = args.on_inconclusive == "fail"
+    # Before anything is printed: the reader of that may leave.
+    write_reports(report, files, inconclusive_fails=inconclusive_fails)
     print_report(report, console)
-    if args.json is not None:
-        console.print(f"report: {args.json}", soft_wrap=True, markup=False)
+    for path in files.values():
+        console.print(f"report: {path}", soft_wrap=True, markup=False)
     console.print(f"run {report.run_id} is kept in {store_path}", soft_wrap=True, markup=False)
+    if report.verdict == "inconclusive" and not inconclusive_fails:
+        return 0
     return EXIT_STATUS[report.verdict]
+
+
+def _report_files(args: argparse.Namespace) -> "dict[ReportFormat, Path]":
+    files: dict[ReportFormat, Path | None] = {
+        "json": args.json,
+        "markdown": args.markdown,
+        "junit": args.junit,
+    }
+    return {name: path for name, path in files.items() if path is not None}
 
 
 def _require_eval_extra() -> None:
@@ -139,13 +162,13 @@ def _require_eval_extra() -> None:
             raise ConfigError(f"{module} is not installed", hint="pip install 'vlmserve[eval]'")
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(name: str, path: Path) -> None:
     # Now, and not when the answers have been paid for.
     place = path if path.exists() else path.absolute().parent
     while not place.exists():
         place = place.parent
     if path.is_dir() or not os.access(place, os.W_OK) or (place != path and not place.is_dir()):
-        raise ConfigError(f"--json {path}: cannot be written")
+        raise ConfigError(f"--{name} {path}: cannot be written")
 
 
 def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":

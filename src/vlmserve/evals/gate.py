@@ -157,7 +157,11 @@ def _judge_task(
     pairs = comparison.pairs
     if doubt is None and pairs is not None:
         n_needed = _n_needed(pairs, margin)
-        doubt = f"a drop of {drop} is not ruled out; about {n_needed} samples might decide"
+        excluded = describe_amount(-pairs.lower, in_points=comparison.in_points)
+        doubt = (
+            f"a drop of {drop} is not ruled out, only one of {excluded} is; about {n_needed} "
+            "samples might decide"
+        )
         if pairs.upper < 0:
             doubt = f"worse by itself, but not beyond chance among {case.n_family} gated tasks"
     return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)

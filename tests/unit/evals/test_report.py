@@ -1,5 +1,6 @@
 import io
 import logging
+import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,8 @@ from vlmserve.evals.report.json_report import (
     SuiteReport,
     TaskReport,
 )
+from vlmserve.evals.report.junit import render_junit
+from vlmserve.evals.report.markdown import render_markdown
 from vlmserve.evals.report.progress import ProgressBars
 from vlmserve.evals.report.terminal import print_report
 
@@ -276,3 +279,68 @@ def test_log_lines_do_not_stick_to_bars(log: tuple[logging.Logger, io.StringIO])
     bars_shown = [line for line in lines if "1/1" in line]
     assert [line.split()[0] for line in bars_shown] == ["baseline", "candidate"]
     assert lines.index(bars_shown[0]) < lines.index("loading new ...")
+
+
+HOSTILE = "a|b <script> `x` *y* @someone \x00 \ud800"
+
+
+def test_markdown_shows_the_verdict_and_what_got_worse() -> None:
+    flips = FlipsReport(regressed=tuple(flip(number) for number in range(12)), improved=())
+    worse = task("color", verdict="regression", reason="regression (worse)", flips=flips)
+    text = render_markdown(report(worse, task("shape"), verdict="regression"))
+
+    assert text.startswith("## 🔴 regression: demo\n")
+    assert "new against old" in text
+    assert "| color | 200 | 90.5 | 89.0 | -1.5 \\[-4.6, +1.4\\] | \\<0.001 | 12/0 |" in text
+    assert "- **color**: regression (worse)" in text
+    assert "**shape**" not in text
+    assert text.count("| red | red |") == 10
+    assert "and 2 more" in text
+    assert "- note: mind the gap" in text
+
+
+def test_markdown_keeps_what_models_say_from_being_markup() -> None:
+    said = flip(1, HOSTILE)
+    flips = FlipsReport(regressed=(said,), improved=())
+    row = next(
+        line
+        for line in render_markdown(report(task("color", flips=flips))).splitlines()
+        if line.startswith("| 12345678 ")
+    )
+
+    assert row.count(" | ") == 4
+    assert "\\|" in row
+    assert "\\<script\\>" in row
+    assert "@someone" not in row
+
+
+def test_junit_is_a_case_a_task() -> None:
+    failed = FailureReport(
+        sample_id="9", side="candidate", question="q", error_type="MediaError", message="cut off"
+    )
+    flips = FlipsReport(regressed=(flip(1, HOSTILE),), improved=())
+    tasks = (
+        task("color", verdict="regression", reason="regression (worse)", flips=flips),
+        task("shape", verdict="inconclusive", reason="inconclusive (few)", failures=(failed,)),
+        task("size"),
+        task("order", gated=False, verdict="not gated", reason="not gated", margin=None),
+    )
+    root = ET.fromstring(render_junit(report(*tasks, verdict="regression")))
+    (suite,) = root
+    counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+    cases = {case.get("name"): case for case in suite.iter("testcase")}
+
+    assert counts == {"tests": "4", "failures": "1", "errors": "1", "skipped": "1"}
+    assert cases["color"].find("failure") is not None
+    assert "<script>" in str(cases["color"].findtext("failure"))
+    assert "MediaError: cut off" in str(cases["shape"].findtext("error"))
+    assert [child.tag for child in cases["size"]] == ["system-out"]
+    assert cases["order"].find("skipped") is not None
+
+
+def test_junit_of_a_gate_that_only_warns() -> None:
+    undecided = task("shape", verdict="inconclusive", reason="inconclusive (few)")
+    text = render_junit(report(undecided, verdict="inconclusive"), inconclusive_fails=False)
+    suite = ET.fromstring(text)[0]
+
+    assert (suite.get("errors"), suite.get("skipped")) == ("0", "1")

@@ -16,7 +16,8 @@ from vlmserve.errors import ContextLengthError, EngineError
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.proportions import tango_interval
 from vlmserve.evals.records import SideName
-from vlmserve.evals.report.json_report import EvalReport, write_report
+from vlmserve.evals.report.files import write_reports
+from vlmserve.evals.report.json_report import EvalReport
 from vlmserve.evals.session import EngineSource, Session, Side
 from vlmserve.evals.statistics import compare_pairs
 from vlmserve.evals.store import AnswerStore
@@ -436,7 +437,7 @@ def test_the_report_can_be_read_back_from_file_and_store(
     session: Session, lab: Lab, store: AnswerStore, tmp_path: Path
 ) -> None:
     report = session.evaluate(lab.side("old", always("red")), lab.side("new", wrong_below(20)))
-    write_report(report, tmp_path / "new" / "report.json")
+    write_reports(report, {"json": tmp_path / "new" / "report.json"})
     text = (tmp_path / "new" / "report.json").read_text()
     kept = store.find_report("run-1")
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from vlmserve.chat import Value
-from vlmserve.errors import ConfigError
 from vlmserve.evals.compare import Comparison, FailedSample, Flip
 from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
 from vlmserve.evals.records import SideName
@@ -189,19 +187,6 @@ def create_task_reports(
             tasks, comparisons, judgement.tasks, margins, strict=True
         )
     )
-
-
-def write_report(report: EvalReport, path: Path) -> None:
-    """Write a report as JSON.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--json {path}: {error.strerror or error}") from error
 
 
 def _task_report(

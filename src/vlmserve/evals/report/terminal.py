@@ -8,6 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlmserve.evals.report.amounts import (
+    difference_in_words,
+    one_line,
+    p_value_in_words,
+    score_in_words,
+)
 from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
 
 _MAX_FLIPS_SHOWN = 3
@@ -88,33 +94,14 @@ def _numbers(task: TaskReport) -> tuple[Text, ...]:
     cells = (
         task.task,
         str(task.n_pairs),
-        _score(task.baseline, task),
-        _score(task.candidate, task),
-        _difference(task),
-        "-" if task.p_value is None else _p_value(task.p_value),
+        score_in_words(task.baseline, task),
+        score_in_words(task.candidate, task),
+        difference_in_words(task),
+        p_value_in_words(task.p_value),
         f"{len(task.flips.regressed)}/{len(task.flips.improved)}",
     )
     # Texts, so that square brackets are no markup.
     return tuple(Text(cell) for cell in cells)
-
-
-def _score(score: float | None, task: TaskReport) -> str:
-    if score is None:
-        return "-"
-    return f"{100 * score:.1f}" if task.in_points else f"{score:.4g}"
-
-
-def _difference(task: TaskReport) -> str:
-    if task.difference is None or task.lower is None or task.upper is None:
-        return "-"
-    if task.in_points:
-        middle, low, high = (100 * x for x in (task.difference, task.lower, task.upper))
-        return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return f"{task.difference:+.3g} [{task.lower:+.3g}, {task.upper:+.3g}]"
-
-
-def _p_value(p_value: float) -> str:
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"  # noqa: PLR2004 - three places shown
 
 
 def _print_samples(task: TaskReport, console: Console) -> None:
@@ -133,7 +120,7 @@ def _print_samples(task: TaskReport, console: Console) -> None:
         console.print(
             Text.assemble(
                 (f"{task.task}: failed on the {failure.side}: ", "yellow"),
-                f"{failure.error_type}: {_cut(_one_line(failure.message), _MAX_FAILURE_CELLS)}",
+                f"{failure.error_type}: {_cut(one_line(failure.message), _MAX_FAILURE_CELLS)}",
             )
         )
 
@@ -142,7 +129,7 @@ def _flip(flip: FlipReport, width: int) -> Text:
     """Give a flipped sample one line; the longest of its texts are cut until it fits."""
     labels = [f"  {flip.sample_id[:8]}  ", "  target ", "  baseline ", "  candidate "]
     texts = [flip.question, flip.target, flip.baseline.answer, flip.candidate.answer]
-    lines = [_one_line(text) for text in texts]
+    lines = [one_line(text) for text in texts]
     room = width - sum(cell_len(label) for label in labels)
     share = next(
         (
@@ -156,10 +143,6 @@ def _flip(flip: FlipReport, width: int) -> Text:
     for label, text in zip(labels, lines, strict=True):
         line.append(label, "dim").append(_cut(text, share))
     return line
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()) or "(empty)"
 
 
 def _cut(line: str, cells: int) -> str:

@@ -1,0 +1,32 @@
+"""Numbers of a report in words: points for scores between 0 and 1, plain numbers for others."""
+
+from vlmserve.evals.report.json_report import TaskReport
+
+
+def score_in_words(score: float | None, task: TaskReport) -> str:
+    """A mean score, ``-`` where there is none."""
+    if score is None:
+        return "-"
+    return f"{100 * score:.1f}" if task.in_points else f"{score:.4g}"
+
+
+def difference_in_words(task: TaskReport) -> str:
+    """The difference with the ends of its interval, ``-`` where there is none."""
+    if task.difference is None or task.lower is None or task.upper is None:
+        return "-"
+    if task.in_points:
+        middle, low, high = (100 * x for x in (task.difference, task.lower, task.upper))
+        return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{task.difference:+.3g} [{task.lower:+.3g}, {task.upper:+.3g}]"
+
+
+def p_value_in_words(p_value: float | None) -> str:
+    """A p-value to three places, ``-`` where there is none."""
+    if p_value is None:
+        return "-"
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"  # noqa: PLR2004 - three places shown
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks."""
+    return " ".join(text.split()) or "(empty)"

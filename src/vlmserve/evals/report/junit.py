@@ -1,0 +1,94 @@
+"""A report as JUnit XML: a task is a test case, so that any CI shows it.
+
+Schema: https://github.com/testmoapp/junitxml. A regression is a failure, an inconclusive task is an
+error (it could not be judged), and a task that is not gated is skipped.
+"""
+
+import re
+import xml.etree.ElementTree as ET
+
+from vlmserve.evals.report.amounts import difference_in_words, p_value_in_words, score_in_words
+from vlmserve.evals.report.json_report import EvalReport, TaskReport
+
+# What XML 1.0 has no way to hold; models answer with anything.
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render_junit(report: EvalReport, *, inconclusive_fails: bool = True) -> str:
+    """Write a report as JUnit XML.
+
+    Args:
+        report: What was found.
+        inconclusive_fails: Whether tasks that could not be decided are errors; skipped otherwise.
+    """
+    verdicts = [task.verdict for task in report.tasks]
+    n_inconclusive = verdicts.count("inconclusive")
+    seconds = (report.finished_at - report.started_at).total_seconds()
+    suite = ET.Element(
+        "testsuite",
+        name=_clean(report.suite.name),
+        tests=str(len(verdicts)),
+        failures=str(verdicts.count("regression")),
+        errors=str(n_inconclusive if inconclusive_fails else 0),
+        skipped=str(verdicts.count("not gated") + (0 if inconclusive_fails else n_inconclusive)),
+        time=f"{seconds:.3f}",
+        timestamp=report.started_at.isoformat(timespec="seconds"),
+    )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in (
+        ("verdict", report.verdict),
+        ("run_id", report.run_id),
+        ("baseline", f"{report.baseline.name} {report.baseline.fingerprint}"),
+        ("candidate", f"{report.candidate.name} {report.candidate.fingerprint}"),
+        ("suite_digest", report.suite.digest),
+    ):
+        ET.SubElement(properties, "property", name=name, value=_clean(value))
+    for task in report.tasks:
+        _add_case(suite, report, task, inconclusive_fails=inconclusive_fails)
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _add_case(
+    suite: ET.Element, report: EvalReport, task: TaskReport, *, inconclusive_fails: bool
+) -> None:
+    case = ET.SubElement(
+        suite, "testcase", name=_clean(task.task), classname=_clean(report.suite.name)
+    )
+    if task.verdict == "regression":
+        ET.SubElement(
+            case, "failure", message=_clean(task.reason), type="regression"
+        ).text = _details(task)
+    elif task.verdict == "inconclusive" and inconclusive_fails:
+        ET.SubElement(
+            case, "error", message=_clean(task.reason), type="inconclusive"
+        ).text = _details(task)
+    elif task.verdict != "pass":
+        ET.SubElement(case, "skipped", message=_clean(task.reason))
+    ET.SubElement(case, "system-out").text = _details(task)
+
+
+def _details(task: TaskReport) -> str:
+    lines = [
+        f"{task.metric}: {score_in_words(task.baseline, task)} -> "
+        f"{score_in_words(task.candidate, task)}, difference {difference_in_words(task)}, "
+        f"p {p_value_in_words(task.p_value)}, {task.n_pairs} pairs, "
+        f"{len(task.flips.regressed)} worse, {len(task.flips.improved)} better",
+        *(
+            f"worse: {flip.sample_id} {flip.question!r}: target {flip.target!r}, "
+            f"{flip.baseline.answer!r} -> {flip.candidate.answer!r}"
+            for flip in task.flips.regressed
+        ),
+        *(
+            f"failed on the {failure.side}: {failure.sample_id} {failure.error_type}: "
+            f"{failure.message}"
+            for failure in task.failures
+        ),
+    ]
+    return _clean("\n".join(lines))
+
+
+def _clean(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)

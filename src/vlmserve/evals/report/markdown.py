@@ -1,0 +1,112 @@
+"""A report for a pull request: verdict first, a table, and the samples that got worse."""
+
+from collections.abc import Iterator
+
+from vlmserve.evals.report.amounts import (
+    difference_in_words,
+    one_line,
+    p_value_in_words,
+    score_in_words,
+)
+from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
+
+_MAX_FLIPS = 10
+_MAX_FAILURES = 10
+_MAX_CELL = 80
+_SPECIAL = "\\`*_<>[]|#~"
+_MARKS = {"pass": "🟢", "regression": "🔴", "inconclusive": "🟡", "not gated": "⚪"}
+
+
+def render_markdown(report: EvalReport) -> str:
+    """Write a report as GitHub's Markdown; ends in a newline."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: EvalReport) -> Iterator[str]:
+    suite, confidence = report.suite, f"{100 * (1 - report.suite.gate['alpha']):g} %"
+    yield f"## {_MARKS[report.verdict]} {report.verdict}: {_text(suite.name)}"
+    yield ""
+    yield f"{_text(report.candidate.name)} against {_text(report.baseline.name)}"
+    yield ""
+    yield f"| task | n | baseline | candidate | difference [{confidence}] | p | -/+ | verdict |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    for task in report.tasks:
+        yield _row(task)
+    yield ""
+    for task in report.tasks:
+        if task.gated and task.verdict != "pass":
+            yield f"- **{_text(task.task)}**: {_text(task.reason)}"
+    for note in report.notes:
+        yield f"- note: {_text(note)}"
+    for task in report.tasks:
+        yield from _samples(task)
+    yield ""
+    yield (
+        f"<sub>run {_text(report.run_id)}, {report.n_requests_sent} requests sent, "
+        f"{report.n_reused} answers reused; suite {report.suite.digest[:19]}; baseline "
+        f"{_text(report.baseline.fingerprint[:19])}, candidate "
+        f"{_text(report.candidate.fingerprint[:19])}</sub>"
+    )
+
+
+def _row(task: TaskReport) -> str:
+    cells = (
+        _text(task.task),
+        str(task.n_pairs),
+        score_in_words(task.baseline, task),
+        score_in_words(task.candidate, task),
+        _text(difference_in_words(task)),
+        _text(p_value_in_words(task.p_value)),
+        f"{len(task.flips.regressed)}/{len(task.flips.improved)}",
+        f"{_MARKS[task.verdict]} {task.verdict}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _samples(task: TaskReport) -> Iterator[str]:
+    flips, failures = task.flips.regressed, task.failures
+    if not flips and not failures:
+        return
+    yield ""
+    said = [f"{len(flips)} worse" if flips else "", f"{len(failures)} failed" if failures else ""]
+    yield (
+        f"<details><summary>{_html(task.task)}: {', '.join(word for word in said if word)}"
+        "</summary>"
+    )
+    yield ""
+    if flips:
+        yield "| sample | question | target | baseline | candidate |"
+        yield "|---|---|---|---|---|"
+        for flip in flips[:_MAX_FLIPS]:
+            yield _flip(flip)
+        if len(flips) > _MAX_FLIPS:
+            yield ""
+            yield f"and {len(flips) - _MAX_FLIPS} more"
+    for failure in failures[:_MAX_FAILURES]:
+        yield (
+            f"- {failure.sample_id[:8]} failed on the {failure.side}: "
+            f"{_text(failure.error_type)}: {_text(failure.message)}"
+        )
+    if len(failures) > _MAX_FAILURES:
+        yield f"- and {len(failures) - _MAX_FAILURES} more failures"
+    yield ""
+    yield "</details>"
+
+
+def _flip(flip: FlipReport) -> str:
+    texts = (flip.question, flip.target, flip.baseline.answer, flip.candidate.answer)
+    return f"| {flip.sample_id[:8]} | {' | '.join(_text(text) for text in texts)} |"
+
+
+def _text(text: str) -> str:
+    """A text as it is, on one line: neither Markdown nor HTML in it is read as such."""
+    line = one_line(text)
+    line = line if len(line) <= _MAX_CELL else f"{line[: _MAX_CELL - 3]}..."
+    for character in _SPECIAL:
+        line = line.replace(character, f"\\{character}")
+    # GitHub links @names and notifies their owners.
+    return line.replace("@", "@\u200b")
+
+
+def _html(text: str) -> str:
+    return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
