@@ -1,9 +1,13 @@
 """Every mutation, theme by theme."""
 
-from tests.mutation import mutations_adapters, mutations_templates
+from tests.mutation import mutations_adapters, mutations_processor, mutations_templates
 from tests.mutation.mutation import Mutation
 
-TABLES = (mutations_adapters.MUTATIONS, mutations_templates.MUTATIONS)
+TABLES = (
+    mutations_adapters.MUTATIONS,
+    mutations_processor.MUTATIONS,
+    mutations_templates.MUTATIONS,
+)
 """One table a theme; a new module is one more entry."""
 
 MUTATIONS: tuple[Mutation, ...] = tuple(mutation for table in TABLES for mutation in table)

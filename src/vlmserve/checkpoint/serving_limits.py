@@ -137,7 +137,9 @@ def _image_size(checkpoint: "Checkpoint", limits: Mapping[str, Any]) -> dict[str
     if smallest is None or largest is None:
         # A size must name both of its edges; these older names may stand alone.
         return dict(pixels)
-    return {"images_kwargs": {"size": {"shortest_edge": smallest, "longest_edge": largest}}}
+    # What a framework shrank below the processor's smallest size was enlarged again.
+    size = {"shortest_edge": smallest, "longest_edge": max(smallest, largest)}
+    return {"images_kwargs": {"size": size}}
 
 
 def _frame_size(checkpoint: "Checkpoint", limits: Mapping[str, Any]) -> dict[str, Any]:

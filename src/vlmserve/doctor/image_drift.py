@@ -134,6 +134,8 @@ def _bounded(
     if not replaces:
         smallest = max(filter(None, (smallest, size.get("shortest_edge"))), default=None)
         largest = min(filter(None, (largest, size.get("longest_edge"))), default=None)
+        # What a framework shrank below the processor's smallest size is enlarged again.
+        largest = max(filter(None, (largest, smallest)), default=None)
     wanted = {"shortest_edge": smallest, "longest_edge": largest}
     return _with_edges(settings, {edge: px for edge, px in wanted.items() if px is not None})
 
