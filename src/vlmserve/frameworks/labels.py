@@ -44,8 +44,8 @@ class Labelled:
 
     @property
     def supervised(self) -> tuple[int, ...]:
-        """The ids that are learned, in order."""
-        return tuple(label for label in self.labels if label != IGNORED)
+        """The ids that are learned, in order; nothing predicts the very first token."""
+        return tuple(label for label in self.labels[1:] if label != IGNORED)
 
 
 def label_sample(
@@ -147,15 +147,25 @@ def _plain(segments: tuple[Segment, ...], tokenizer: Tokenizer) -> Labelled:
 
 
 def _by_end_tokens(segments: tuple[Segment, ...], tokenizer: Tokenizer) -> Labelled:
-    """InternLM-XComposer ``mask_human_targets``, step by step.
-
-    Every other end token is taken for the end of a question, so a system turn, or an answer that
-    holds the token, turns questions and answers round.
-    """
     bos = _bos(tokenizer)
     ids = _encode_pieces(segments, tokenizer)
     first = next((n for n, number in enumerate(ids) if number != MEDIUM_ID), len(ids))
     ids[first:first] = bos  # an image in front stands before BOS
+    return Labelled(tuple(ids), mask_by_end_tokens(ids), segments)
+
+
+def mask_by_end_tokens(ids: Sequence[int]) -> tuple[int, ...]:
+    """InternLM-XComposer ``mask_human_targets``, step by step.
+
+    Every other end token is taken for the end of a question, so a system turn, or an answer that
+    holds the token, turns questions and answers round.
+
+    Args:
+        ids: Shape ``(n,)``; ``MEDIUM_ID`` for media.
+
+    Returns:
+        Labels, shape ``(n,)``.
+    """
     labels = [IGNORED if number == MEDIUM_ID else number for number in ids]
     n_ends = start = 0
     for place, number in enumerate(ids):
@@ -171,7 +181,7 @@ def _by_end_tokens(segments: tuple[Segment, ...], tokenizer: Tokenizer) -> Label
             break
     if ids and EOS_ID not in ids and n_ends % 2 == 0:
         labels[start + 1 :] = [IGNORED] * max(len(ids) - start - 1, 0)
-    return Labelled(tuple(ids), tuple(labels), segments)
+    return tuple(labels)
 
 
 def _bos(tokenizer: Tokenizer) -> list[int]:
