@@ -38,7 +38,11 @@ def describe_checkpoint(checkpoint: Checkpoint) -> str:
 
 def _leftover(checkpoint: Checkpoint) -> str:
     what = "" if checkpoint.leftover is None else f"{checkpoint.leftover.what}."
-    return f"{what} By config.json it is {_title(checkpoint)}." if checkpoint.architecture else what
+    return (
+        f"{what} By config.json it is {_article(checkpoint)} {_title(checkpoint)}."
+        if checkpoint.architecture
+        else what
+    )
 
 
 def _title(checkpoint: Checkpoint) -> str:
@@ -51,6 +55,12 @@ def _title(checkpoint: Checkpoint) -> str:
     variant = family.variant(checkpoint.config, found, checkpoint.model.path)
     said = checkpoint.architecture if variant is None else f"{variant}; {checkpoint.architecture}"
     return f"{family.title} ({said})"
+
+
+def _article(checkpoint: Checkpoint) -> str:
+    """``a`` or ``an``, for what ``_title`` says."""
+    name = checkpoint.architecture if checkpoint.family is None else checkpoint.family.title
+    return "an" if name.startswith((*"AEIOaeio", "mPLUG")) else "a"
 
 
 def _model_kind(checkpoint: Checkpoint) -> str:
@@ -93,11 +103,12 @@ def _adapter_kind(checkpoint: Checkpoint, adapter: AdapterInfo) -> str:
     step = _STEP.fullmatch(checkpoint.path.name)
     kind += f", step {step[1]} of its run," if step is not None else ""
     if checkpoint.base is None:
-        model = f" for a {_title(checkpoint)} model" if checkpoint.architecture else ""
+        title = f" for {_article(checkpoint)} {_title(checkpoint)} model"
+        model = title if checkpoint.architecture else ""
         named = f"its base, {checkpoint.base_ref}," if checkpoint.base_ref else "its base"
         return f"{kind}{model}; {named} is not at hand."
     return (
-        f"{kind} for a {_title(checkpoint)} model of {_size(checkpoint)}, "
+        f"{kind} for {_article(checkpoint)} {_title(checkpoint)} model of {_size(checkpoint)}, "
         f"{checkpoint.model.path}, named by {checkpoint.base_ref_source}."
     )
 

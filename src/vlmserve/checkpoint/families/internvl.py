@@ -92,7 +92,7 @@ class InternVLChat(Family):
     """InternVL in its own format (1.5, 2, 2.5, 3, 3.5), with code beside the weights."""
 
     name = "internvl_chat"
-    title = "original InternVL"
+    title = "InternVL in the original format"
     architectures = frozenset({"InternVLChatModel"})
     renames = ()
     tower_prefixes = ("vision_model.",)

@@ -65,7 +65,7 @@ class LlavaOriginal(Family):
     """The original LLaVA, whatever its language model."""
 
     name = "llava_original"
-    title = "original LLaVA"
+    title = "LLaVA in the original format"
     architectures = frozenset(_MODEL_TYPES.values())
     served = False
     supports_lora = False
