@@ -286,13 +286,14 @@ HOSTILE = "a|b <script> `x` *y* @someone \x00 \ud800"
 
 def test_markdown_shows_the_verdict_and_what_got_worse() -> None:
     flips = FlipsReport(regressed=tuple(flip(number) for number in range(12)), improved=())
-    worse = task("color", verdict="regression", reason="regression (worse)", flips=flips)
+    reason = f"regression (worse {'and worse ' * 20})"
+    worse = task("color", verdict="regression", reason=reason, flips=flips)
     text = render_markdown(report(worse, task("shape"), verdict="regression"))
 
     assert text.startswith("## 🔴 regression: demo\n")
     assert "new against old" in text
     assert "| color | 200 | 90.5 | 89.0 | -1.5 \\[-4.6, +1.4\\] | \\<0.001 | 12/0 |" in text
-    assert "- **color**: regression (worse)" in text
+    assert f"- **color**: {' '.join(reason.split())}" in text
     assert "**shape**" not in text
     assert text.count("| red | red |") == 10
     assert "and 2 more" in text

@@ -95,13 +95,17 @@ def _samples(task: TaskReport) -> Iterator[str]:
 
 def _flip(flip: FlipReport) -> str:
     texts = (flip.question, flip.target, flip.baseline.answer, flip.candidate.answer)
-    return f"| {flip.sample_id[:8]} | {' | '.join(_text(text) for text in texts)} |"
+    return f"| {flip.sample_id[:8]} | {' | '.join(_text(_cut(text)) for text in texts)} |"
+
+
+def _cut(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= _MAX_CELL else f"{line[: _MAX_CELL - 3]}..."
 
 
 def _text(text: str) -> str:
     """A text as it is, on one line: neither Markdown nor HTML in it is read as such."""
     line = one_line(text)
-    line = line if len(line) <= _MAX_CELL else f"{line[: _MAX_CELL - 3]}..."
     for character in _SPECIAL:
         line = line.replace(character, f"\\{character}")
     # GitHub links @names and notifies their owners.
