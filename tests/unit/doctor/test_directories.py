@@ -202,7 +202,9 @@ def test_llava_lora_on_a_text_model(tmp_path: Path, write: Any) -> None:
     assert "for a LLaVA in the original format (one view of an image, clip-vit" in text
     assert "non_lora_trainables.bin (2 tensors) was trained beside the adapter" in text
     report = run_checks(Examination(checkpoint))
-    assert {f.id for f in report.findings if f.severity != "info"} == {"ckpt.architecture"}
+    serious = {f.id for f in report.findings if f.severity != "info"}
+    # The projector beside the adapter is left out by vLLM, which is lora.coverage's to say.
+    assert serious - {"lora.coverage"} == {"ckpt.architecture"}
     (finding,) = [f for f in report.findings if f.id == "ckpt.architecture"]
     assert finding.evidence[0].file == "config.json"
     assert "merge an adapter before" in finding.remedy
