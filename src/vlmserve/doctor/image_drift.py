@@ -105,7 +105,7 @@ def find_image_drift(exam: Examination) -> ImageDrift | None:
     inner = nominal = own
     if isinstance(family, QwenVL):
         # Sides and crops of other families are proc.geometry's; an area is the one limit here.
-        inner = own if origin is None else _with_area(own, origin.image)
+        inner = nominal = own if origin is None else _with_area(own, origin.image)
         if limits is not None:
             per_token = family.pixels_per_token(config)
             inner = _bounded(inner, limits.told.in_pixels(per_token), replaces=True)

@@ -4,13 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from vlmserve.datasets.images import read_dataset_headers
 from vlmserve.doctor.examination import Examination
-from vlmserve.media.headers import ImageHeader, ImageSource, read_image_headers
+from vlmserve.media.headers import ImageHeader
 
 _STANDARD = ((224, 224), (640, 480), (1024, 768), (1920, 1080), (3000, 2000))
-
-# Enough for a median and a 95th percentile; data.budget reads them all.
-_MOST_HEADERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +46,17 @@ def standard_sizes() -> ImageSizes:
 
 
 def data_sizes(exam: Examination) -> ImageSizes | None:
-    """The sizes of the images of the data set, as stored.
-
-    At most 2,000 headers are read, evenly over the data set.
+    """The sizes of the images of the data set, as stored; frames of videos are not among them.
 
     Returns:
         The sizes, or ``None`` without a data set or where none of its images can be read.
     """
     if exam.data is None or exam.fast:
         return None
-    sources: list[ImageSource] = []
-    for sample in exam.data.samples:
-        for medium in sample.media:
-            source = medium.data if medium.data is not None else medium.path
-            if medium.kind == "image" and source is not None:
-                sources.append(source)
-    step = max(1, math.ceil(len(sources) / _MOST_HEADERS))
-    headers = read_image_headers(sources[::step])
     sizes = [
-        (header.width_px, header.height_px) for header in headers if isinstance(header, ImageHeader)
+        (use.header.width_px, use.header.height_px)
+        for use in read_dataset_headers(exam.data)
+        if isinstance(use.header, ImageHeader) and use.medium in use.sample.media
     ]
     return ImageSizes(tuple(sizes), str(exam.data.path), is_data=True) if sizes else None
 
