@@ -2,12 +2,13 @@
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from vlmserve.errors import MediaError
+from vlmserve.media.headers import ImageHeader
 
 MediaKind = Literal["image", "video"]
 """What a placeholder in the text stands for."""
@@ -165,6 +166,10 @@ class Dataset:
     """``openai``, ``ms-swift``, ``sharegpt``, ``alpaca`` or ``llava``."""
 
     rows: tuple[Sample | BadSample, ...] = field(repr=False)
+    headers: dict[Hashable, ImageHeader | MediaError] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Image headers that ``read_dataset_headers`` has read."""
 
     @property
     def samples(self) -> Iterator[Sample]:

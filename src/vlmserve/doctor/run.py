@@ -6,6 +6,7 @@ from vlmserve.doctor import (
     adapters,
     budget,
     code,
+    components,
     config,
     data_image_modes,
     data_media,
@@ -13,8 +14,10 @@ from vlmserve.doctor import (
     finite,
     generation,
     geometry,
+    identity,
     labels,
     lost,
+    merge,
     pixels,
     positions,
     processor,
@@ -53,7 +56,10 @@ CHECKS: tuple[Check, ...] = (
     *separators.CHECKS,
     *lost.CHECKS,
     *adapters.CHECKS,
+    *identity.CHECKS,
+    *merge.CHECKS,
     *training.CHECKS,
+    *components.CHECKS,
     *data_media.CHECKS,
     *data_image_modes.CHECKS,
     *budget.CHECKS,
@@ -65,6 +71,8 @@ CHECKS: tuple[Check, ...] = (
 _CAUSES: dict[str, tuple[str, ...]] = {
     "ckpt.tensors": ("cfg.two-truths",),
     "lora.match": ("base.identity",),
+    "lora.merge-proof": ("ckpt.finite", "base.identity"),
+    "diff.components": ("ckpt.finite", "base.identity", "lora.merge-proof"),
 }
 
 

@@ -1,0 +1,47 @@
+"""Containers of videos."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlmserve.errors import MediaError
+from vlmserve.media.videos import is_video_reader_installed, read_video_header
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("cv2") is None, reason="OpenCV comes with vLLM"
+)
+
+
+def write_video(path: Path, n_frames: int = 12, rate: float = 6.0) -> Path:
+    assert is_video_reader_installed()  # quietens OpenCV before it is loaded
+    import cv2
+
+    fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(path), fourcc, rate, (64, 48))
+    for number in range(n_frames):
+        writer.write(np.full((48, 64, 3), number * 10, np.uint8))
+    writer.release()
+    return path
+
+
+def test_facts_of_a_file_and_of_its_bytes(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+
+    for source in (path, path.read_bytes(), path.read_bytes):
+        header = read_video_header(source)
+        assert (header.width_px, header.height_px, header.n_frames) == (64, 48, 12)
+        assert header.frames_per_second == pytest.approx(6.0)
+        assert header.duration_s == pytest.approx(2.0)
+
+
+def test_files_that_are_no_videos(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:300])
+    (tmp_path / "page.mp4").write_text("<html>")
+
+    for name, said in (("gone", "no such file"), ("cut", "OpenCV"), ("page", "OpenCV")):
+        with pytest.raises(MediaError, match=rf"{name}\.mp4: .*{said}"):
+            read_video_header(tmp_path / f"{name}.mp4")
+    assert capfd.readouterr().err == ""
