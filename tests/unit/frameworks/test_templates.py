@@ -11,6 +11,7 @@ from vlmserve.datasets.sample import Medium, Turn
 from vlmserve.frameworks import llama_factory, llava, ms_swift, xcomposer
 from vlmserve.frameworks.labels import IGNORED, MEDIUM_ID, label_sample
 from vlmserve.frameworks.template import FrameworkTemplate, RenderError, render, text_of
+from vlmserve.frameworks.truncation import count_after_cut
 
 IMAGE = Medium("image", "a.png")
 VIDEO = Medium("video", "a.mp4")
@@ -284,3 +285,53 @@ def test_xcomposer_learns_the_question_too_without_its_end_token(tmp_path: Path)
     labelled = label_sample(xcomposer.CONV2TEXT, ROUND, cut)
     assert xcomposer.END_ID not in labelled.ids
     assert "Who?" in text_of_labels(labelled, cut)
+
+
+# Cuts.
+
+
+@pytest.mark.parametrize(
+    ("n_images", "max_length", "left"), [(2, 2048, 0), (4, 4096, 0), (2, 8192, 11)]
+)
+def test_xcomposer_cuts_every_label(
+    n_images: int, max_length: int, left: int, tmp_path: Path
+) -> None:
+    """Images of 1225 tokens each, as of XComposer2-VL: InternLM-XComposer#227."""
+    cut = xcomposer_tokenizer(tmp_path)
+    # "yes, 3 x", the end, a line break and </s>: eleven tokens.
+    turns = [Turn("user", (IMAGE,) * n_images + ("Who?",)), Turn("assistant", ("yes, 3 x",))]
+    labelled = label_sample(xcomposer.CONV2TEXT, turns, cut)
+    assert len(labelled.supervised) == 11
+    sizes = [1225] * n_images
+    assert count_after_cut(xcomposer.CONV2TEXT, labelled, sizes, max_length) == left
+
+
+def test_llava_cuts_behind_its_images(tmp_path: Path) -> None:
+    cut = tokenizer(tmp_path, ["<s>", "</s>"], bos="<s>", eos="</s>", adds_bos=True)
+    labelled = label_sample(llava.VICUNA_V1, ROUND, cut)
+    whole = len(labelled.ids) - 1 + 576
+
+    def left(length: int) -> int | None:
+        return count_after_cut(llava.VICUNA_V1, labelled, [576], length)
+
+    assert left(whole) == len(labelled.supervised)
+    assert left(whole - 2) == len(labelled.supervised) - 2
+    assert left(600) == 0
+    assert count_after_cut(llava.VICUNA_V1, labelled, [], 600) is None
+
+
+def test_ms_swift_keeps_images_and_cuts_text(tmp_path: Path) -> None:
+    template = ms_swift.TEMPLATES["qwen3_vl"]
+    cut = tokenizer(tmp_path, ["<|im_start|>", "<|im_end|>", "<|image_pad|>"])
+    labelled = label_sample(template, ROUND, cut)
+    n_text = len(labelled.ids) - 1
+    n_learned = len(labelled.supervised)
+
+    def left(length: int, strategy: str) -> int | None:
+        return count_after_cut(template, labelled, [100], length, strategy)
+
+    assert left(100 + n_text, "right") == n_learned
+    assert left(100 + n_text - n_learned, "right") == 0
+    assert left(100 + n_text - n_learned, "left") == n_learned
+    assert left(100, "left") == 0
+    assert left(100, "delete") is None
