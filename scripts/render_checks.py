@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.mutation.harmless import HARMLESS
 from tests.mutation.laboratory import Laboratory, Result
 from tests.mutation.mutation import Mutation
 from tests.mutation.subject import Subject
@@ -166,6 +167,8 @@ def _coverage(results: dict[str, Result]) -> list[str]:
         "",
         f"Each of {len(MUTATIONS)} faults is put into a copy of one of {count} sound checkpoints "
         "(below). It must trip its own check, and no other above `info`.",
+        f"{len(HARMLESS)} further edits that do no harm, such as weights spread over more files or "
+        "what other versions of transformers write, must trip nothing.",
         "A fault is *fast* if the part that `serve` and `eval` run finds it.",
         "",
         "| fault | checkpoint | expected | found | fast |",

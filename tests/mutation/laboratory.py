@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutation.harmless import Harmless
 from tests.mutation.mutation import Mutation
 from tests.mutation.subject import Case, Stock
 from tests.mutation.subjects import SUBJECTS
@@ -30,7 +31,7 @@ class Laboratory:
             self._results[subject] = _examine(subject, self._stock.pristine(subject))
         return self._results[subject]
 
-    def mutated(self, mutation: Mutation) -> Result:
+    def mutated(self, mutation: Mutation | Harmless) -> Result:
         """What is said about a damaged copy of its subject."""
         if mutation.key not in self._results:
             with self._stock.copy(mutation.subject) as case:

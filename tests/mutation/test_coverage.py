@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from scripts.render_checks import TARGET, render
+from tests.mutation.harmless import HARMLESS, Harmless
 from tests.mutation.laboratory import Laboratory
 from tests.mutation.mutation import Mutation
 from tests.mutation.subjects import SUBJECTS
@@ -45,6 +46,14 @@ def test_untouched_subjects_are_clean(name: str, laboratory: Laboratory) -> None
     for report in (result.fast, result.full):
         assert_ran(report)
         assert serious(report) == SUBJECTS[name].expected, shown(report)
+
+
+@pytest.mark.parametrize("edit", HARMLESS, ids=[edit.key for edit in HARMLESS])
+def test_harmless_edits_trip_nothing(edit: Harmless, laboratory: Laboratory) -> None:
+    result = laboratory.mutated(edit)
+    for report in (result.fast, result.full):
+        assert_ran(report)
+        assert serious(report) == SUBJECTS[edit.subject].expected, shown(report)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.key for mutation in MUTATIONS])

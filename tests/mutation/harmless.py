@@ -1,0 +1,236 @@
+"""Edits that do no harm: people's checkpoints differ in these ways, and no check may object."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.mutation.mutation import (
+    WEIGHTS,
+    drop_files,
+    drop_key,
+    edit_json,
+    edit_rows,
+    edit_tensors,
+    read_json,
+    rename_tensors,
+    set_key,
+    write_json,
+)
+from tests.mutation.subject import Case
+
+
+@dataclass(frozen=True)
+class Harmless:
+    """One edit after which nothing is above ``info`` that was not before."""
+
+    name: str
+    subject: str
+    apply: Callable[[Case], object]
+
+    @property
+    def key(self) -> str:
+        """Name of the test case."""
+        return f"{self.name} ({self.subject})"
+
+
+def _each(case: Case, edit: Callable[[Path], object]) -> None:
+    """Edit the checkpoint and its base alike."""
+    assert case.base is not None
+    for directory in (case.base, case.checkpoint):
+        edit(directory)
+
+
+def _no_base(case: Case) -> None:
+    """Nothing names the base, and the user does not either."""
+    case.base = None
+
+
+def _with_files(directory: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def _shard(case: Case) -> None:
+    """Spread the weights over two files with an index."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(case.checkpoint / WEIGHTS)
+    drop_files(case.checkpoint, WEIGHTS)
+    weight_map = {}
+    for index in range(2):
+        name = f"model-{index + 1:05}-of-00002.safetensors"
+        part = {key: tensors[key] for key in sorted(tensors)[index::2]}
+        save_file(part, case.checkpoint / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(part, name))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index_value = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(case.checkpoint / "model.safetensors.index.json", index_value)
+
+
+def _half_precision(case: Case) -> None:
+    """Trained in float32, saved in float16."""
+
+    def edit(tensors: dict[str, Any]) -> None:
+        for name in tensors:
+            tensors[name] = tensors[name].astype(np.float16)
+
+    edit_tensors(case.checkpoint / WEIGHTS, edit)
+    set_key(case.checkpoint / "config.json", "dtype", "float16")
+
+
+def _tied_head_written_out(case: Case) -> None:
+    """Some savers write the shared embedding twice."""
+
+    def edit(tensors: dict[str, Any]) -> None:
+        name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+        tensors["lm_head.weight"] = tensors[name].copy()
+
+    edit_tensors(case.checkpoint / WEIGHTS, edit)
+
+
+def _computed_buffers(case: Case) -> None:
+    """Buffers that old trainers left in the weights."""
+
+    def edit(tensors: dict[str, Any]) -> None:
+        tensors["vision_tower.vision_model.embeddings.position_ids"] = np.arange(17)[None]
+
+    edit_tensors(case.checkpoint / WEIGHTS, edit)
+
+
+def _names_of_4_52(directory: Path) -> None:
+    """The names that transformers has in memory from 4.52 on, as some savers keep them."""
+    rename_tensors(directory / WEIGHTS, r"^model\.", "model.language_model.")
+    rename_tensors(directory / WEIGHTS, r"^visual\.", "model.visual.")
+
+
+def _template_twice(case: Case) -> None:
+    """The template stands in the tokenizer's configuration as well."""
+    text = (case.checkpoint / "chat_template.jinja").read_text(encoding="utf-8")
+    set_key(case.checkpoint / "tokenizer_config.json", "chat_template", text)
+
+
+def _reformatted(case: Case) -> None:
+    """Every JSON file written by another writer: other order, no line breaks, escapes."""
+    for path in case.checkpoint.glob("*.json"):
+        text = json.dumps(read_json(path), sort_keys=True, separators=(",", ":"))
+        path.write_text(text, encoding="utf-8")
+
+
+def _resumed(case: Case) -> None:
+    """Optimizer, scheduler and random states of a Trainer beside the weights."""
+    _with_files(
+        case.checkpoint,
+        {"optimizer.pt": "PK", "scheduler.pt": "PK", "rng_state.pth": "PK", "README.md": "# run"},
+    )
+
+
+def _older_preprocessor(case: Case) -> None:
+    """The video processor has a file of its own, as of transformers 4.52."""
+    _each(case, _split_video_processor)
+
+
+def _split_video_processor(directory: Path) -> None:
+    whole = read_json(directory / "processor_config.json")
+    kind = {"processor_class": whole["processor_class"]}
+    write_json(directory / "preprocessor_config.json", {**whole["image_processor"], **kind})
+    write_json(directory / "video_preprocessor_config.json", {**whole["video_processor"], **kind})
+    drop_files(directory, "processor_config.json")
+
+
+def _text_only(case: Case) -> None:
+    """The part of the training set that has no images."""
+    assert case.data is not None
+
+    def edit(rows: list[Any]) -> None:
+        rows[:] = [row for row in rows if not row.get("images")]
+
+    edit_rows(Path(case.data), edit)
+
+
+def _more_training(case: Case) -> None:
+    """A loss that was learned down to nothing still has gradients."""
+
+    def edit(state: Any) -> None:
+        for entry in state["log_history"][-3:]:
+            entry["loss"] = 0.0
+
+    edit_json(case.checkpoint / "trainer_state.json", edit)
+
+
+def _warm_up(case: Case) -> None:
+    """One batch of many without labels, and an evaluation."""
+
+    def edit(state: Any) -> None:
+        state["log_history"][4].update(loss=0.0, grad_norm=0.0)
+        state["log_history"].append({"eval_loss": 0.3, "epoch": 1.0, "step": 10})
+
+    edit_json(case.checkpoint / "trainer_state.json", edit)
+
+
+def _frozen_tower(case: Case) -> None:
+    """The tower is the base's, as most people train."""
+    from safetensors.numpy import load_file
+
+    assert case.base is not None
+    base = load_file(case.base / WEIGHTS)
+
+    def edit(tensors: dict[str, Any]) -> None:
+        tensors.update({name: base[name] for name in tensors if "visual." in name})
+
+    edit_tensors(case.checkpoint / WEIGHTS, edit)
+
+
+HARMLESS = (
+    Harmless("no base", "qwen2-vl", _no_base),
+    Harmless("no base", "qwen3-vl", _no_base),
+    Harmless("no base", "llava-1.5-4x", _no_base),
+    Harmless("weights in two files", "llava-next", _shard),
+    Harmless("saved in float16", "qwen2-vl", _half_precision),
+    Harmless("tied head written out", "qwen2-vl", _tied_head_written_out),
+    Harmless("buffers in the weights", "llava-1.5", _computed_buffers),
+    Harmless("names of 4.52", "qwen2-vl-4x", lambda case: _each(case, _names_of_4_52)),
+    Harmless(
+        "names of 4.52 on a base of 4.49", "qwen2-vl-4x", lambda c: _names_of_4_52(c.checkpoint)
+    ),
+    Harmless("template twice", "qwen3-vl", _template_twice),
+    Harmless("JSON of another writer", "llava-1.5-4x", _reformatted),
+    Harmless("JSON of another writer", "demo-full", _reformatted),
+    Harmless("what a resumed run needs", "llama-factory", _resumed),
+    Harmless("processor files of 4.52", "qwen2.5-vl", _older_preprocessor),
+    Harmless("processor files of 4.52", "qwen3-vl", _older_preprocessor),
+    Harmless("data without images", "qwen2.5-vl", _text_only),
+    Harmless("loss learned down to 0", "qwen2-vl", _more_training),
+    Harmless("one batch without labels", "llava-next", _warm_up),
+    Harmless("frozen tower", "qwen2-vl", _frozen_tower),
+    Harmless(
+        "no generation_config.json",
+        "qwen2-vl-4x",
+        lambda case: _each(case, lambda path: drop_files(path, "generation_config.json")),
+    ),
+    Harmless(
+        "no transformers_version",
+        "llava-1.5-4x",
+        lambda case: drop_key(case.checkpoint / "config.json", "transformers_version"),
+    ),
+    Harmless(
+        "model_max_length of another kind",
+        "llava-1.5",
+        lambda case: set_key(case.checkpoint / "tokenizer_config.json", "model_max_length", 10**30),
+    ),
+    Harmless(
+        "stale path of the base",
+        "swift-lora",
+        lambda case: set_key(
+            case.checkpoint / "adapter_config.json", "base_model_name_or_path", "/mnt/gone/base"
+        ),
+    ),
+    Harmless(
+        "use_cache off",
+        "qwen2.5-vl-4x",
+        lambda case: set_key(case.checkpoint / "config.json", "use_cache", value=False),
+    ),
+)
