@@ -1,10 +1,18 @@
 """Every mutation, theme by theme."""
 
-from tests.mutation import mutations_adapters, mutations_processor, mutations_templates
+from tests.mutation import (
+    mutations_adapters,
+    mutations_config,
+    mutations_files,
+    mutations_processor,
+    mutations_templates,
+)
 from tests.mutation.mutation import Mutation
 
 TABLES = (
     mutations_adapters.MUTATIONS,
+    mutations_config.MUTATIONS,
+    mutations_files.MUTATIONS,
     mutations_processor.MUTATIONS,
     mutations_templates.MUTATIONS,
 )
