@@ -125,6 +125,15 @@ class AdapterInfo:
             if _split(name)[1] is None and not name.endswith(_EMBEDDING_COPIES)
         )
 
+    @cached_property
+    def embedding_copies(self) -> Mapping[str, TensorInfo]:
+        """Copies of the base's own embeddings and head by module path, without PEFT's prefix."""
+        return {
+            name.removeprefix(_PEFT_PREFIX).removesuffix(".base_layer.weight"): tensor
+            for name, tensor in self.tensors.items()
+            if name.endswith(_EMBEDDING_COPIES)
+        }
+
     @property
     def touches_vision_tower(self) -> bool:
         """Whether a module of a vision tower is adapted, the projector not counted."""

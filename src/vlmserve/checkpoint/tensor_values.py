@@ -110,6 +110,28 @@ def read_rows(tensor: TensorInfo, *, limit: int) -> Array:
     return read_values(tensor, limit=rows * columns).reshape(rows, columns)
 
 
+def round_to(values: Array, dtype: str) -> Array:
+    """Round numbers as storing them in another type does, to nearest and ties to even.
+
+    Args:
+        values: Any shape, float32 or float64.
+        dtype: ``F64``, ``F32``, ``F16`` or ``BF16``; other types are left as they are.
+
+    Returns:
+        The same shape; float64 for ``F64``, else float32.
+    """
+    if dtype == "F64":
+        return values.astype(np.float64)
+    single = values.astype(np.float32)
+    if dtype == "F16":
+        return single.astype(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        bits = single.view(np.uint32)
+        rounded = bits + np.uint32(0x7FFF) + ((bits >> _HALF_BITS) & np.uint32(1))
+        return (rounded & _HIGH_HALF).view(np.float32)
+    return single
+
+
 def examine(raw: Array, dtype: str) -> tuple[int, float]:
     """Look for values that are infinite or not a number.
 

@@ -1,4 +1,4 @@
-"""Would vLLM apply the adapter, all of it, and is it laid on the model it was trained on?"""
+"""Would vLLM apply the adapter, and all of it?"""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,6 @@ from vlmserve.checkpoint.adapter import (
     ShapeMismatch,
     match_adapter,
 )
-from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
@@ -21,7 +20,6 @@ from vlmserve.doctor.finding import (
     Outcome,
     Unknown,
     enumerate_names,
-    shown_path,
 )
 
 _SILENT = "vllm 0.32 lora/model_manager.py activate_adapter; vllm#48019, ms-swift#4725"
@@ -108,34 +106,6 @@ def check_coverage(exam: Examination) -> Iterator[Outcome]:
         )
 
 
-def check_identity(exam: Examination) -> Iterator[Outcome]:
-    """``base.identity``: the base is not the model that the adapter was trained on."""
-    checkpoint = exam.checkpoint
-    adapter = checkpoint.adapter
-    if adapter is None:
-        return
-    match = match_adapter(adapter, checkpoint.model)
-    if match is None:
-        return  # lora.match says that it is not checkable
-    evidence = [*_size_evidence(match), *_vocabulary_evidence(checkpoint)]
-    if evidence:
-        yield Finding(
-            id="base.identity",
-            title="the adapter was trained on another base model than the one it is laid on",
-            evidence=[
-                *evidence,
-                Evidence(
-                    file=CONFIG_NAME,
-                    key="base_model_name_or_path",
-                    value=f"{adapter.base_ref}; laid on {checkpoint.model.path}",
-                ),
-            ],
-            consequence="vLLM fails to load the adapter, or adapts another model's weights.",
-            remedy="give the base it was trained on with --base-model DIR",
-            source=_FEATURES,
-        )
-
-
 def _rank_finding(adapter: AdapterInfo) -> Finding:
     return Finding(
         id="lora.match",
@@ -154,7 +124,7 @@ def _match_finding(checkpoint: Checkpoint, adapter: AdapterInfo, match: AdapterM
     if match.unmatched:
         value = f"not in {checkpoint.architecture}: {enumerate_names(match.unmatched)}"
         evidence.append(Evidence(file=WEIGHTS_NAME, key="module names", value=value))
-    evidence += [_shape_evidence(mismatch) for mismatch in match.shape_mismatches[:3]]
+    evidence += [shape_evidence(mismatch) for mismatch in match.shape_mismatches[:3]]
     if match.shape_mismatches:
         consequence = "vLLM fails to load the adapter."
     elif not fitting:
@@ -173,7 +143,8 @@ def _match_finding(checkpoint: Checkpoint, adapter: AdapterInfo, match: AdapterM
     )
 
 
-def _shape_evidence(mismatch: ShapeMismatch) -> Evidence:
+def shape_evidence(mismatch: ShapeMismatch) -> Evidence:
+    """A LoRA matrix of other sizes than the base's module, as evidence."""
     found = "absent" if mismatch.found is None else str(list(mismatch.found))
     return Evidence(
         file=WEIGHTS_NAME,
@@ -208,36 +179,6 @@ def _refused_features(adapter: AdapterInfo) -> list[tuple[str, Evidence]]:
     return refused
 
 
-def _size_evidence(match: AdapterMatch) -> list[Evidence]:
-    """Sizes that differ in most modules: another model, not a broken tensor."""
-    modules = {mismatch.module for mismatch in match.shape_mismatches if mismatch.found is not None}
-    if 2 * len(modules) <= len(match.matched):
-        return []
-    return [_shape_evidence(match.shape_mismatches[0])]
-
-
-def _vocabulary_evidence(checkpoint: Checkpoint) -> list[Evidence]:
-    """A token in the adapter's tokenizer that the base has no embedding for."""
-    decoder = read_json_if_present(checkpoint.path / "tokenizer_config.json").get(
-        "added_tokens_decoder"
-    )
-    text = checkpoint.config.get("text_config")
-    rows = checkpoint.config.get("vocab_size") or (text or {}).get("vocab_size")
-    if not isinstance(decoder, dict) or not isinstance(rows, int):
-        return []
-    last = max((int(key) for key in decoder if str(key).isdecimal()), default=-1)
-    if last < rows:
-        return []
-    config = shown_path(checkpoint.model.path / "config.json", checkpoint)
-    return [
-        Evidence(
-            file="tokenizer_config.json",
-            key=f"added_tokens_decoder.{last}",
-            value=f"token id {last}, but {config} has vocab_size {rows}",
-        )
-    ]
-
-
 CHECKS = (
     Check(
         id="lora.match",
@@ -264,16 +205,6 @@ CHECKS = (
         " tower are worth knowing.",
         example="vLLM refuses adapters with DoRA",
         remedy="Merge the adapter into its base and serve the result.",
-    ),
-    Check(
-        id="base.identity",
-        run=check_identity,
-        cause="The recorded path of the base is stale, or another size or version of the model "
-        "stands there now.",
-        evidence="Sizes of most adapted modules, and token ids beyond the base's embedding; with "
-        "both models at hand, whether tensors that were not trained are the base's.",
-        example="the adapter was trained on another base model than the one it is laid on",
-        remedy="Give the base it was trained on with `--base-model DIR`.",
     ),
 )
 """The checks of this theme, in the order in which they run."""
