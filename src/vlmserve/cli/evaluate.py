@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
     from vlmserve.config.suite import SuiteConfig
+    from vlmserve.evals.answering import Side
     from vlmserve.evals.eval_task import EvalTask
     from vlmserve.evals.report.files import ReportFormat
     from vlmserve.evals.report.json_report import EvalReport
-    from vlmserve.evals.session import Side
 
 # Of the extra "eval", by their names of import.
 _EVAL_MODULES = ("lm_eval", "openai", "PIL", "scipy")
@@ -78,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sequential",
         action="store_true",
         help="ask in random order, and stop asking a task as soon as its margin is decided",
+    )
+    parser.add_argument(
+        "--aa",
+        action="store_true",
+        help="ask the baseline a second time, in another order: what differs is noise",
     )
     parser.add_argument(
         "--run-id",
@@ -203,6 +208,7 @@ def _evaluate(
                     run_id,
                     limit=args.limit,
                     sequential=args.sequential,
+                    repeats_baseline=args.aa,
                     listener=bars,
                 )
                 return session.evaluate(*sides), path

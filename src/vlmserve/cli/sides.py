@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.checkpoint.fingerprint import fingerprint
 from vlmserve.engine.plan import plan_serving
 from vlmserve.errors import ConfigError, ModelNotFoundError
-from vlmserve.evals.session import EngineSource, Side
+from vlmserve.evals.answering import EngineSource, Side
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits

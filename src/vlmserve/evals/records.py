@@ -6,8 +6,8 @@ from pydantic import Field
 
 from vlmserve.chat import Completion, Value
 
-SideName = Literal["baseline", "candidate"]
-"""The two that are compared: what came before, and what is judged."""
+SideName = Literal["baseline", "candidate", "repeat"]
+"""The two that are compared, what came before and what is judged; and the baseline once more."""
 
 
 class Scored(Value):

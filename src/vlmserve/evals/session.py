@@ -1,17 +1,17 @@
 """One evaluation from end to end: plan both sides, ask what is missing, compare, judge."""
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlmserve.config.suite import SuiteConfig
-from vlmserve.engine.base import Engine
+from vlmserve.evals.answering import Shared, Side, answer_sides
 from vlmserve.evals.compare import Comparison, compare_task
 from vlmserve.evals.early_stop import EarlyStop
 from vlmserve.evals.gate import judge
+from vlmserve.evals.noise import Noise, measure_noise
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.json_report import (
     EvalReport,
@@ -22,14 +22,11 @@ from vlmserve.evals.report.json_report import (
 )
 from vlmserve.evals.runner import (
     AnswerListener,
-    Asking,
     SideRun,
     SilentListener,
-    plan_side,
-    run_side,
 )
 from vlmserve.evals.samples import content_digest
-from vlmserve.evals.store import Answerer, AnswerStore
+from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
@@ -39,37 +36,6 @@ _SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "scipy", "numpy")
 
 # A few answers run on in any model; many mean that the limit is too low for the task.
 _MAX_CUT_FRACTION = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSource:
-    """How to start an engine; sides that hold the same object share one engine."""
-
-    open: Callable[[], AbstractContextManager[Engine]]
-    """Starts it; the engine is closed when the context ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two that are compared."""
-
-    name: str
-    """What the report calls it."""
-
-    fingerprint: str
-    """Names its answers in the store; see ``Answerer.checkpoint``."""
-
-    settings: Mapping[str, Any]
-    """The engine's settings and versions, as JSON values."""
-
-    source: EngineSource
-    model: Callable[[Engine], str]
-    """The name to ask its engine for."""
-
-    @property
-    def answerer(self) -> Answerer:
-        """What the side's answers are kept under."""
-        return Answerer(checkpoint=self.fingerprint, settings=content_digest(dict(self.settings)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +58,9 @@ class Session:
     sequential: bool = False
     """Stop asking a task as soon as its margin is decided."""
 
+    repeats_baseline: bool = False
+    """Ask the baseline twice, to see how often its answers change by themselves."""
+
     listener: AnswerListener = field(default_factory=SilentListener)
 
     def evaluate(self, baseline: Side, candidate: Side) -> EvalReport:
@@ -108,10 +77,14 @@ class Session:
         suite, tasks = self.suite, self.tasks
         margins = [suite.margin_of(entry) if entry.gate else None for entry in suite.tasks]
         stop = EarlyStop(tasks, margins, suite.gate.alpha) if self.sequential else None
-        runs = _answer({"baseline": baseline, "candidate": candidate}, self, stop)
+        sides: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
+        if self.repeats_baseline:
+            sides["repeat"] = replace(baseline, name=f"{baseline.name} again", replicate=1)
+        runs = answer_sides(sides, Shared(tasks, self.store, self.listener), stop)
         comparisons = [_compare(task, runs, suite.gate.alpha, stop) for task in tasks]
         judgement = judge(comparisons, margins, suite.gate)
-        reports = create_task_reports(tasks, comparisons, judgement, margins)
+        noise = [_noise(task, runs, stop) for task in tasks]
+        reports = create_task_reports(tasks, comparisons, judgement, margins, noise)
         report = EvalReport(
             verdict=judgement.verdict,
             run_id=self.run_id,
@@ -127,6 +100,7 @@ class Session:
             notes=(
                 *_run_notes(baseline, candidate, self.limit),
                 *_saving_note(reports),
+                *_noise_note(reports),
                 *(note for task in reports for note in _cluster_note(task)),
                 *(note for task in reports for note in _answer_notes(task)),
             ),
@@ -148,50 +122,14 @@ def _compare(
     )
 
 
-def _answer(
-    sides: Mapping[SideName, Side], session: Session, stop: EarlyStop | None
-) -> dict[SideName, SideRun]:
-    tasks, store, listener = session.tasks, session.store, session.listener
-    runs: dict[SideName, SideRun] = {}
-    waiting = list(sides)
-    while waiting:
-        source = sides[waiting[0]].source
-        sharing = [name for name in waiting if sides[name].source is source]
-        waiting = [name for name in waiting if name not in sharing]
-        for name in sharing:
-            runs[name] = plan_side(name, sides[name].answerer, tasks, store)
-        if not any(runs[name].pending for name in sharing):
-            for name in sharing:
-                listener.started(name, 0, runs[name].n_reused)
-            if stop is not None and not waiting:
-                _ask_until_decided(runs, {}, stop)
-            continue
-        listener.loading(" and ".join(sides[name].name for name in sharing))
-        with source.open() as engine:
-            asking = {
-                name: Asking(engine, sides[name].model(engine), store, listener) for name in sharing
-            }
-            if stop is not None and not waiting:
-                # Both sides are answered or can be asked now: a look is possible after each pair.
-                for name in sharing:
-                    listener.started(name, len(runs[name].pending), runs[name].n_reused)
-                _ask_until_decided(runs, asking, stop)
-                continue
-            for name in sharing:
-                # Again: a side that asks exactly what the other did finds the other's answers.
-                run = runs[name] = plan_side(name, sides[name].answerer, tasks, store)
-                listener.started(name, len(run.pending), run.n_reused)
-                run_side(run, asking[name])
-    return runs
-
-
-def _ask_until_decided(
-    runs: Mapping[SideName, SideRun], asking: Mapping[SideName, Asking], stop: EarlyStop
-) -> None:
-    while samples := stop.requests():
-        for name, each in asking.items():
-            run_side(runs[name], each, samples)
-        stop.read(runs["baseline"], runs["candidate"])
+def _noise(
+    task: "EvalTask", runs: Mapping[SideName, SideRun], stop: EarlyStop | None
+) -> Noise | None:
+    if "repeat" not in runs:
+        return None
+    asked = None if stop is None else stop.asked(task)
+    first, again = runs["baseline"].records(task, asked), runs["repeat"].records(task, asked)
+    return measure_noise(first, again, higher_is_better=task.higher_is_better)
 
 
 def _suite_report(session: Session) -> SuiteReport:
@@ -236,6 +174,19 @@ def _saving_note(tasks: Sequence[TaskReport]) -> Iterator[str]:
             f"{len(early)} tasks were decided before their end, by {used} of {available} samples: "
             f"{1 - used / available:.0%} were saved"
         )
+
+
+def _noise_note(tasks: Sequence[TaskReport]) -> Iterator[str]:
+    noise = [task.noise for task in tasks if task.noise is not None]
+    if not noise:
+        return
+    n_pairs, n_changed = (sum(getattr(n, key) for n in noise) for key in ("n_pairs", "n_changed"))
+    n_flips = sum(each.n_worse + each.n_better for each in noise)
+    share = n_changed / n_pairs if n_pairs else 0.0
+    yield (
+        f"asked twice, the baseline changed {n_changed} of {n_pairs} answers ({share:.1%}), "
+        f"{n_flips} of them in their score: so much is the engine's noise"
+    )
 
 
 def _cluster_note(task: TaskReport) -> Iterator[str]:

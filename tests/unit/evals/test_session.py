@@ -13,12 +13,13 @@ from vlmserve.chat import Completion, TextPart
 from vlmserve.engine.base import Engine, GenerationRequest, GenerationResult
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.errors import ContextLengthError, EngineError
+from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.proportions import tango_interval
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.files import write_reports
 from vlmserve.evals.report.json_report import EvalReport
-from vlmserve.evals.session import EngineSource, Session, Side
+from vlmserve.evals.session import Session
 from vlmserve.evals.statistics import compare_pairs
 from vlmserve.evals.store import AnswerStore
 

@@ -1,6 +1,7 @@
 """The report of one evaluation: the model behind ``--json`` and the terminal's table."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field
 from vlmserve.chat import Value
 from vlmserve.evals.compare import Comparison, FailedSample, Flip
 from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
+from vlmserve.evals.noise import Noise
 from vlmserve.evals.records import SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.statistics import Method
@@ -61,6 +63,17 @@ class FailureReport(Value):
     question: str
     error_type: str
     message: str
+
+
+class NoiseReport(Value):
+    """The baseline against itself, asked a second time in another order."""
+
+    n_pairs: int
+    n_changed: int
+    """Answers that differ, whatever their score."""
+
+    n_worse: int
+    n_better: int
 
 
 class TaskReport(Value):
@@ -116,6 +129,9 @@ class TaskReport(Value):
     adjusted_level: float | None
     """Holm's level of a drop over all gated tasks, see ``vlmserve.evals.gate``: a regression has
     one below ``gate.alpha``."""
+
+    noise: NoiseReport | None = None
+    """How much of this the engine does by itself; ``null`` where it was not measured."""
 
     flips: FlipsReport
     failures: tuple[FailureReport, ...]
@@ -179,13 +195,18 @@ def create_task_reports(
     comparisons: Sequence[Comparison],
     judgement: Judgement,
     margins: Sequence[float | None],
+    noise: Sequence[Noise | None],
 ) -> tuple[TaskReport, ...]:
-    """Say of each task what was found."""
-    return tuple(
+    """Say of each task what was found; all arguments have one entry a task."""
+    reports = (
         _task_report(task, comparison, verdict, margin)
         for task, comparison, verdict, margin in zip(
             tasks, comparisons, judgement.tasks, margins, strict=True
         )
+    )
+    return tuple(
+        report.model_copy(update={"noise": None if each is None else NoiseReport(**asdict(each))})
+        for report, each in zip(reports, noise, strict=True)
     )
 
 
