@@ -1,6 +1,7 @@
 """Edits that do no harm: people's checkpoints differ in these ways, and no check may object."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,75 @@ def _frozen_tower(case: Case) -> None:
     edit_tensors(case.checkpoint / WEIGHTS, edit)
 
 
+def _both_levels(directory: Path) -> None:
+    """Sections repeat what stands above them, as transformers 4.52 to 4.57 write."""
+
+    def edit(config: Any) -> None:
+        text = {key: value for key, value in config.items() if not isinstance(value, list | dict)}
+        for key in [key for key in text if key.startswith(("image_", "video_", "vision_"))]:
+            del text[key]
+        text |= {
+            "architectures": config["architectures"],
+            "layer_types": ["full_attention"] * config["num_hidden_layers"],
+            "model_type": f"{config['model_type']}_text",
+            "rope_scaling": config["rope_scaling"],
+            "sliding_window": None,
+            "vocab_size": config["vocab_size"],
+        }
+        config["text_config"] = text
+
+    edit_json(directory / "config.json", edit)
+
+
+def _sizes_above(case: Case) -> None:
+    """What public checkpoints of LLaVA-1.5 repeat above their sections."""
+    above = {"ignore_index": -100, "pad_token_id": 440, "vocab_size": 512}
+    edit_json(case.checkpoint / "config.json", lambda config: config.update(above))
+
+
+def _moved(case: Case) -> None:
+    """The merge was taken elsewhere, and the adapter is gone."""
+    moved = case.root / "models" / "final"
+    moved.parent.mkdir()
+    case.checkpoint.rename(moved)
+    shutil.rmtree(case.root / "run")
+    case.checkpoint = moved
+
+
+def _linked(case: Case) -> None:
+    """The directory is a link, and so are its files, as in the cache of the hub."""
+    blobs = case.root / "blobs"
+    case.checkpoint.rename(blobs)
+    snapshot = case.root / "snapshot"
+    snapshot.mkdir()
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    case.checkpoint.symlink_to(snapshot)
+
+
+def _no_tokenizer_extras(case: Case) -> None:
+    drop_files(
+        case.checkpoint, "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"
+    )
+
+
+def _rank_stabilised(case: Case) -> None:
+    set_key(case.checkpoint / "adapter_config.json", "use_rslora", value=True)
+
+
+def _initialised_otherwise(case: Case) -> None:
+    set_key(case.checkpoint / "adapter_config.json", "init_lora_weights", "gaussian")
+
+
 HARMLESS = (
+    Harmless("both levels, as 4.52 writes", "qwen2.5-vl-4x", lambda c: _each(c, _both_levels)),
+    Harmless("both levels, as 4.52 writes", "qwen2-vl-4x", lambda c: _both_levels(c.checkpoint)),
+    Harmless("sizes repeated above", "llava-1.5-4x", _sizes_above),
+    Harmless("merge without its adapter", "swift-merged", _moved),
+    Harmless("links as in the hub's cache", "qwen3-vl", _linked),
+    Harmless("tokenizer.json alone", "qwen2-vl-4x", _no_tokenizer_extras),
+    Harmless("rank-stabilised LoRA", "demo-lora", _rank_stabilised),
+    Harmless("Gaussian initialisation", "llava-lora", _initialised_otherwise),
     Harmless("no base", "qwen2-vl", _no_base),
     Harmless("no base", "qwen3-vl", _no_base),
     Harmless("no base", "llava-1.5-4x", _no_base),
