@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -113,10 +114,12 @@ class _SentencePieceTokenizer:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except Exception as error:  # RuntimeError, OSError or ValueError, by version
             raise CheckpointError(f"{path}: not a sentencepiece model: {error}") from error
-        self.table = table
+        pieces = range(self._model.get_piece_size())
+        vocab = {self._model.id_to_piece(number): number for number in pieces}
+        self.table = replace(table, vocab=vocab)
         # Control tokens such as </s> are never cut out by sentencepiece itself.
         self._added = {content: token.id for content, token in table.added.items()}
-        for number in range(self._model.get_piece_size()):
+        for number in pieces:
             if self._model.is_control(number) or self._model.is_unknown(number):
                 self._added.setdefault(self._model.id_to_piece(number), number)
 

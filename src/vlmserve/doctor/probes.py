@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmserve.checkpoint.chat_template import ChatTemplateError, render_chat
@@ -38,6 +38,10 @@ _VIDEOS = re.compile(
 )
 
 
+# Whether a thought opens the answer or ends the prompt is a question of settings.
+_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One conversation, open for an answer unless it ends with one."""
@@ -70,6 +74,13 @@ ANSWERED = Probe("an answer", _ROUND)
 """A conversation that is over, to see how an answer ends."""
 
 
+def with_system(probe: Probe, text: str) -> Probe:
+    """A probe with a system prompt, where it has none of its own."""
+    if probe.turns[0].role == "system":
+        return probe
+    return replace(probe, turns=(Turn("system", (text,)), *probe.turns))
+
+
 @dataclass(frozen=True)
 class Rendering:
     """One probe as one template writes it."""
@@ -81,8 +92,10 @@ class Rendering:
 
     @property
     def plain(self) -> str | None:
-        """The text with every medium written alike."""
-        return None if self.text is None else _VIDEOS.sub(VIDEO, _IMAGES.sub(IMAGE, self.text))
+        """The text with every medium written alike, and no thought begun."""
+        if self.text is None:
+            return None
+        return _THOUGHT.sub("", _VIDEOS.sub(VIDEO, _IMAGES.sub(IMAGE, self.text)))
 
 
 def render_probe(template: str, probe: Probe, special_tokens: Mapping[str, str]) -> Rendering:

@@ -25,6 +25,7 @@ from vlmserve.doctor.probes import (
     is_same,
     render_probe,
     render_trained,
+    with_system,
 )
 from vlmserve.doctor.served_template import Side, find_served, find_side
 from vlmserve.errors import CheckpointError
@@ -127,7 +128,9 @@ class _Comparison:
                 "served chat template writes none, and vLLM adds none to chats"
             )
             remedy = f"begin {self._shown(self._served.file)} with {{{{ bos_token }}}}"
-        elif template.default_system and not self._differing(bare):
+        elif template.default_system and (
+            not self._differing(bare) or self._takes(template.default_system, trained)
+        ):
             title = (
                 f"{template.framework} trained with a system prompt that is not served: "
                 f"{template.default_system!r}"
@@ -200,6 +203,16 @@ class _Comparison:
             source=f"{source}; {_SOURCE}" if source else _SOURCE,
             severity=severity,
         )
+
+    def _takes(self, system: str, trained: Mapping[str, Rendering]) -> bool:
+        """Whether the served template writes what was trained once it is given the prompt."""
+        asked = {probe.name: with_system(probe, system) for probe in PROBES}
+        tokens = read_special_tokens(self._served.directory)
+        given = {
+            name: render_probe(self._served.template, probe, tokens)
+            for name, probe in asked.items()
+        }
+        return not _differing(trained, given, self._tokenizer)
 
     def _trained(self, recipe: TemplateRecipe, system: str | None) -> dict[str, Rendering]:
         template = recipe.template.with_system(system)

@@ -239,6 +239,28 @@ def test_llava_rounds_with_bos(tmp_path: Path) -> None:
     assert text_of_labels(labelled, cut) == " A cat.</s> Yes.</s>"
 
 
+def test_llava_rounds_with_sentencepiece(tmp_path: Path) -> None:
+    """What LLaVA was made for: BOS added, ``</s>`` one token, a blank before each stretch."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(f"{rendered(llava.VICUNA_V1, *ROUND, *AGAIN)}\nA cat. Yes. Who? Sure?\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=110,
+        model_type="bpe",
+        # As in Llama's model: the blank behind "ASSISTANT:" is a token that the mask counts on.
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    settings = '{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "unk_token": "<unk>"}'
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    cut = load_tokenizer(tmp_path)
+    labelled = label_sample(llava.VICUNA_V1, [*ROUND, *AGAIN, *AGAIN], cut)
+    assert labelled.mismatch is None
+    assert text_of_labels(labelled, cut).replace(" ", "") == "Acat.</s>Yes.</s>Yes.</s>"
+
+
 @pytest.mark.parametrize(
     ("rounds", "whole", "counted"), [(1, 104, 102), (5, 399, 385)], ids=["1166", "1706"]
 )
