@@ -2,6 +2,7 @@
 
 from tests.mutation import (
     mutations_adapters,
+    mutations_budget,
     mutations_config,
     mutations_files,
     mutations_processor,
@@ -11,6 +12,7 @@ from tests.mutation.mutation import Mutation
 
 TABLES = (
     mutations_adapters.MUTATIONS,
+    mutations_budget.MUTATIONS,
     mutations_config.MUTATIONS,
     mutations_files.MUTATIONS,
     mutations_processor.MUTATIONS,

@@ -272,8 +272,8 @@ CHECKS = (
         "tokenizer and the training's template, and of its images and videos, by the family's "
         "formula from the sizes in their headers under the training's limits; against "
         "`--max-length`, `args.json`, LLaMA-Factory's settings or `config.json`. It is a finding "
-        "from 1 % of the samples on; below, the distribution is told for information. Video files "
-        "are not opened: their samples are named as not counted.",
+        "from 1 % of the samples on; below, the distribution is told for information. Samples "
+        "that cannot be counted are named.",
         example="37.0 % of the samples (740 of 2,000) are longer than 2,048 tokens and were left "
         "out\n    args.json max_length: 2048\n    train.jsonl fit: 50 % in 1,310, 95 % in 4,105, "
         "100 % in 9,402\n    train.jsonl:118 longest: 9,402 tokens: 42 of text, 9,360 of 4 images",

@@ -1,8 +1,8 @@
 """How many tokens each sample of a data set takes in training, media included."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.placeholders import find_placeholders
 from vlmserve.checkpoint.processor import find_processor
@@ -13,7 +13,8 @@ from vlmserve.checkpoint.visual_tokens.base import VisualSize, VisualTokens
 from vlmserve.checkpoint.visual_tokens.formula import load_visual_tokens
 from vlmserve.checkpoint.visual_tokens.internvl import N_MARKS, InternVLTokens
 from vlmserve.checkpoint.visual_tokens.llava_original import LlavaOriginalTokens
-from vlmserve.datasets.sample import Medium, Sample, Turn
+from vlmserve.datasets.images import identify, read_dataset_headers
+from vlmserve.datasets.sample import Dataset, Medium, Sample, Turn
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.image_drift import find_image_drift
 from vlmserve.doctor.probes import Probe, render_probe
@@ -24,7 +25,10 @@ from vlmserve.frameworks.labels import MEDIUM_ID, encode_whole, label_sample
 from vlmserve.frameworks.media_limits import TrainingLimits, find_training_limits
 from vlmserve.frameworks.recipe import TemplateRecipe, find_recipe
 from vlmserve.frameworks.template import MEDIUM, RenderError, render
-from vlmserve.media.headers import ImageHeader, ImageSource, read_image_headers
+from vlmserve.media.videos import is_video_reader_installed, read_video_header
+
+if TYPE_CHECKING:
+    from vlmserve.media.headers import ImageHeader
 
 _Size = tuple[int, int]
 _MARKS = ("<img>", "<im_start>")
@@ -83,7 +87,7 @@ def count_samples(exam: Examination) -> SampleLengths | str:
     samples = list(exam.data.samples)
     writer = _find_writer(exam, tokenizer)
     counter = _MediaCounter(exam, tokenizer, writer.marks)
-    counter.read_headers(medium for sample in samples for medium in sample.media)
+    counter.read_headers(exam.data)
     counted: list[SampleLength] = []
     uncounted: dict[str, list[str]] = {}
     for done, sample in enumerate(samples):
@@ -196,22 +200,18 @@ class _MediaCounter:
         if videos is not None and videos.trained.formula is not None:
             self._videos = videos.trained.formula
         self._marks = _own_marks(formula) if marks else 0
-        self._headers: dict[Path | int, ImageHeader | MediaError] = {}
+        self._rule = None if videos is None else videos.trained.rule
+        self._headers: Mapping[Hashable, ImageHeader | MediaError] = {}
         self._text_tokens: dict[str, int] = {}
 
-    def read_headers(self, media: Iterator[Medium]) -> None:
+    def read_headers(self, data: Dataset) -> None:
         """Read the headers of all images, each file once."""
-        sources: dict[Path | int, ImageSource] = {}
-        for medium in media:
-            for image in (medium,) if medium.kind == "image" else medium.frames[:1]:
-                source = image.data if image.data is not None else image.path
-                if source is not None:
-                    sources.setdefault(_key(image), source)
-        headers = read_image_headers(list(sources.values()), self._progress)
-        self._headers = dict(zip(sources, headers, strict=True))
 
-    def _progress(self, done: int, total: int) -> None:
-        self._exam.progress("data.budget: image headers", done, total)
+        def progress(done: int, total: int) -> None:
+            self._exam.progress("data.budget: image headers", done, total)
+
+        read_dataset_headers(data, progress)
+        self._headers = data.headers
 
     def tokens(self, sample: Sample) -> Iterator[int]:
         """Tokens of each medium of a sample.
@@ -240,26 +240,52 @@ class _MediaCounter:
         return self._images.image(width_px, height_px, n_images=n_images)
 
     def _video(self, medium: Medium, n_images: int) -> VisualSize:
-        if not medium.frames:
-            raise _Uncountable("a video's size is not told by its header")
-        width_px, height_px = self._size(medium.frames[0])
+        del n_images
+        if medium.frames:
+            size, n_frames = self._size(medium.frames[0]), len(medium.frames)
+            fps = medium.frames_per_second
+        else:
+            size, n_frames, fps = self._sample(medium)
         if self.limits is not None:
-            width_px, height_px = self.limits.shrink_frame(width_px, height_px)
-        fps = medium.frames_per_second
-        times = tuple(n / fps for n in range(len(medium.frames))) if fps else None
-        formula = self._videos
-        size = None
-        if formula is not None:
-            size = formula.video(width_px, height_px, len(medium.frames), frame_times_s=times)
-        if size is None:
+            size = self.limits.shrink_frame(*size)
+        times = tuple(n / fps for n in range(n_frames)) if fps else None
+        video = None
+        if self._videos is not None:
+            video = self._videos.video(*size, n_frames, frame_times_s=times)
+        if video is None:
             raise _Uncountable(
                 f"no formula for the video tokens of {self._exam.checkpoint.architecture} is known "
                 "here"
             )
-        return size
+        return video
+
+    def _sample(self, medium: Medium) -> tuple[_Size, int, float]:
+        """Size, number and rate of the frames that the training takes of a video file."""
+        source = medium.source
+        if source is None:
+            raise _Uncountable("a video that is not a local file")
+        if not is_video_reader_installed():
+            raise _Uncountable("a video: OpenCV, which tells its size, is not installed")
+        try:
+            header = read_video_header(source)
+        except MediaError as error:
+            raise _Uncountable("a video that cannot be read") from error
+        if self._rule is not None:
+            n_frames: int | None = self._rule.frames(header.duration_s, header.n_frames)
+        elif self._videos is not None:
+            fps = header.frames_per_second
+            n_frames = self._videos.sample_frames(header.duration_s, fps, header.n_frames)
+        else:
+            n_frames = None
+        if n_frames is None:
+            raise _Uncountable(
+                "a video: nothing tells how many frames the training took; give --train-env FPS=..."
+            )
+        rate = n_frames / header.duration_s
+        return (header.width_px, header.height_px), n_frames, rate
 
     def _size(self, medium: Medium) -> _Size:
-        header = self._headers.get(_key(medium))
+        header = self._headers.get(identify(medium))
         if header is None:
             raise _Uncountable("an image that is not a local file")
         if isinstance(header, MediaError):
@@ -281,7 +307,3 @@ def _own_marks(formula: VisualTokens | None) -> int:
         case InternVLTokens():
             return N_MARKS
     return 0
-
-
-def _key(medium: Medium) -> Path | int:
-    return id(medium) if medium.path is None else medium.path

@@ -24,6 +24,7 @@ from vlmserve.checkpoint.visual_tokens.xcomposer import (
     XComposerHDTokens,
 )
 from vlmserve.errors import CheckpointError, MediaError
+from vlmserve.platform import cure_torch_extensions
 
 _PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _LLAVA_16 = {
@@ -203,6 +204,43 @@ def test_xcomposer_pastes_videos_into_one_picture() -> None:
     assert XCOMPOSER2_5.sample_frames(90.0, 29.97, 2697) == 32
     assert XCOMPOSER2_5.sample_frames(4.0, 25.0, 100) == 4
     assert XCOMPOSER2_4KHD.video(640, 480, 4) is None
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"max_dynamic_patch": 6, "use_thumbnail": False}, {"dynamic_image_size": False}],
+    ids=str,
+)
+def test_original_internvl_counts_as_vllm_does(config: dict[str, Any], tmp_path: Path) -> None:
+    cure_torch_extensions()
+    from vllm.transformers_utils.processors import internvl
+
+    settings = {
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": 12,
+        "dynamic_image_size": True,
+        "use_thumbnail": True,
+        **config,
+    }
+    formula = _formula("internvl_chat", settings, tmp_path)
+    assert formula is not None
+    least, most = internvl.resolve_internvl_min_max_num(**{**settings, "use_thumbnail": False})
+    ratios = internvl.get_internvl_target_ratios(least, most)
+    rng = random.Random(4)  # noqa: S311
+
+    for _ in range(2000):
+        width, height = round(2 ** rng.uniform(0, 12)), round(2 ** rng.uniform(0, 12))
+        tiles, target_width, target_height = internvl.calculate_internvl_targets(
+            orig_width=width,
+            orig_height=height,
+            target_ratios=ratios,
+            image_size=448,
+            use_thumbnail=settings["use_thumbnail"],
+        )
+        size = formula.image(width, height)
+        assert size.tokens == tiles * 256 + 2, (width, height)
+        assert (size.width_px, size.height_px) == (target_width, target_height)
 
 
 def test_mplug_owl3_cuts_as_its_own_code_does() -> None:

@@ -281,6 +281,16 @@ def test_images_take_the_tokens_that_processing_gives(pair: Pair) -> None:
     assert _differences(sizes, pair.formula.image, pair.processed) == {}
 
 
+def test_llava_onevision_does_not_tile_images_in_a_list_of_their_own() -> None:
+    """What ``LlavaOnevisionTokens`` says of transformers, and does not follow."""
+    processor = _llava_onevision()
+    images = [np.zeros((100, 200, 3), dtype=np.uint8)] * 2
+
+    inputs = processor(images=[images], text=["<image><image>"], input_data_format="channels_last")
+
+    assert len(inputs["input_ids"][0]) == 2 * 730
+
+
 @dataclass(frozen=True)
 class VideoCase:
     """A video processor with its family."""

@@ -1,5 +1,7 @@
 """The token formula of a checkpoint, also where its configuration alone does not tell which."""
 
+from collections.abc import Mapping
+
 from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 from vlmserve.checkpoint.processor_settings import ProcessorSettings, load_processor_settings
 from vlmserve.checkpoint.source import Checkpoint
@@ -14,13 +16,14 @@ from vlmserve.checkpoint.visual_tokens.xcomposer import (
 )
 from vlmserve.errors import CheckpointError
 
-# Beginnings of what XComposer2.variant says, for inference and for the model's own training code.
-_XCOMPOSER: tuple[tuple[str, VisualTokens, VisualTokens], ...] = (
-    ("2.5", XCOMPOSER2_5, XCOMPOSER2_5_TRAINING),
-    ("4KHD", XCOMPOSER2_4KHD, XCOMPOSER2_4KHD_TRAINING),
-    ("2-VL", XCOMPOSER2_VL, XCOMPOSER2_VL),
-    ("2 ", XCOMPOSER2, XCOMPOSER2),
-)
+# By the first word of what XComposer2.variant says; for inference and for the model's own training
+# code.
+_XCOMPOSER: Mapping[str, tuple[VisualTokens, VisualTokens]] = {
+    "2": (XCOMPOSER2, XCOMPOSER2),
+    "2-VL": (XCOMPOSER2_VL, XCOMPOSER2_VL),
+    "4KHD": (XCOMPOSER2_4KHD, XCOMPOSER2_4KHD_TRAINING),
+    "2.5": (XCOMPOSER2_5, XCOMPOSER2_5_TRAINING),
+}
 
 
 def load_visual_tokens(
@@ -47,9 +50,7 @@ def load_visual_tokens(
     if family is None:
         return None
     if isinstance(family, XComposer2):
-        variant = _variant(checkpoint, family)
-        found = (pair for start, *pair in _XCOMPOSER if variant.startswith(start))
-        pair = next(found, None)
+        pair = _XCOMPOSER.get(_variant(checkpoint, family).partition(",")[0])
         return None if pair is None else pair[is_training]
     settings = load_processor_settings(checkpoint) if settings is None else settings
     return family.visual_tokens(checkpoint.config, settings)
