@@ -134,7 +134,8 @@ def _ask_group(
         if side.replicate:
             # Other neighbours in the batch: what depends on them is noise as well.
             random.Random(side.replicate).shuffle(samples)  # noqa: S311 - an order, not a secret
-        shared.listener.started(name, len(run.pending), run.n_reused)
+        digests = {sample.request_digest for sample in samples}
+        shared.listener.started(name, len(digests & run.pending.keys()), run.n_reused)
         run_side(run, asking[name], samples)
 
 
