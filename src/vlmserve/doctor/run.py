@@ -73,6 +73,7 @@ _CAUSES: dict[str, tuple[str, ...]] = {
     "lora.match": ("base.identity",),
     "lora.merge-proof": ("ckpt.finite", "base.identity"),
     "diff.components": ("ckpt.finite", "base.identity", "lora.merge-proof"),
+    "train.no-signal": ("lora.merge-proof",),
 }
 
 
@@ -99,7 +100,7 @@ def run_checks(exam: Examination) -> DoctorReport:
 
 
 def _trace(findings: list[Finding]) -> list[Finding]:
-    """Mark findings that follow from others."""
+    """Mark findings that follow from others; what is only worth knowing follows from nothing."""
     # What is less serious explains nothing: it would hide the other.
     ranks: dict[str, int] = {}
     for finding in findings:
@@ -109,7 +110,7 @@ def _trace(findings: list[Finding]) -> list[Finding]:
     for finding in findings:
         rank, causes = severity_rank(finding.severity), _CAUSES.get(finding.id, ())
         cause = next((cause for cause in causes if ranks.get(cause, rank + 1) <= rank), None)
-        if cause is None:
+        if cause is None or finding.severity == "info":
             traced.append(finding)
         else:
             marks = {"severity": "info", "caused_by": cause}
