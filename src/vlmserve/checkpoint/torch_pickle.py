@@ -122,7 +122,10 @@ def _not_a_zip(path: Path) -> CheckpointError:
     if not start:
         return CheckpointError(f"{path}: the file is empty")
     if start.startswith(b"version https://git-lfs"):
-        return CheckpointError(f"{path}: a Git LFS pointer, not the weights themselves")
+        return CheckpointError(
+            f"{path}: a Git LFS pointer, not the weights themselves",
+            hint=f"run: git -C {path.parent} lfs pull",
+        )
     if start.startswith(b"PK"):
         return CheckpointError(f"{path}: truncated: the end of the archive is missing")
     return OpaquePickleError(

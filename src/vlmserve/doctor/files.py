@@ -246,9 +246,17 @@ def _files_finding(checkpoint: Checkpoint, faults: list[Evidence]) -> Finding:
         evidence=faults,
         consequence="vLLM does not start; or, where a shard of an index is missing, it starts and "
         "computes with uninitialised memory in place of the weights.",
-        remedy=_COPY_AGAIN,
+        remedy=_hint(checkpoint) or _COPY_AGAIN,
         source=_LOADER,
     )
+
+
+def _hint(checkpoint: Checkpoint) -> str | None:
+    """What the first broken weight file needs, where that is known."""
+    with suppress(CheckpointError):
+        errors = [head for head in checkpoint.headers.values() if isinstance(head, CheckpointError)]
+        return next((error.hint for error in errors if error.hint is not None), None)
+    return None
 
 
 CHECKS = (

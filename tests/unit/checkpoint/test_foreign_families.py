@@ -117,6 +117,10 @@ def test_internvl_names() -> None:
         "language_model.lm_head.weight": (151674, 896),
     }
     assert {name: found[name] for name in wanted} == wanted
+    family = find_family(INTERNVL3_1B)
+    assert family is not None
+    assert family.is_benign("sam.image_encoder.neck.0.weight")
+    assert not family.is_benign("mlp2.0.weight")
 
 
 def test_internvl_with_internlm2_and_the_large_tower() -> None:

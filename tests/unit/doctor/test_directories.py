@@ -311,6 +311,16 @@ def test_pickled_model_is_checked_like_another(write: Any, tiny_qwen2_vl: Any) -
     only(report, "ckpt.tensors")
 
 
+def test_a_pointer_says_how_to_fetch_the_weights(write: Any) -> None:
+    model = write.model()
+    (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    report = run_checks(Examination(load_checkpoint(model)))
+    assert only(report, "ckpt.files").remedy == f"run: git -C {model} lfs pull"
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    report = run_checks(Examination(load_checkpoint(model)))
+    assert only(report, "ckpt.files").remedy == f"run: git -C {model} lfs pull"
+
+
 def test_weights_without_configuration(write: Any) -> None:
     model = write.model()
     (model / "config.json").unlink()

@@ -18,6 +18,20 @@ from vlmserve.checkpoint.visual_tokens.internvl import (
     create_internvl_tokens,
 )
 
+# What vLLM drops by prefix (vllm 0.32, models/internvl.py hf_to_vllm_mapper): heads of other tasks.
+_DROPPED = (
+    "action_embed",
+    "temporal_embed",
+    "track_embed",
+    "box_token",
+    "cg_criterion",
+    "cg_model",
+    "loc_encoder",
+    "loc_decoder",
+    "sam",
+    "temporal_token",
+    "track_token",
+)
 # transformers 5.19, models/internvl/configuration_internvl.py; the original InternViT-300M is the
 # same model (OpenGVLab/InternVL, configuration_intern_vit.py has those of InternViT-6B).
 _VISION_300M: Mapping[str, Any] = {
@@ -135,6 +149,10 @@ class InternVLChat(Family):
         text = subsection(config, "llm_config") or {}
         decoder = self._DECODERS.get(self._decoder_class(text))
         return decoder is not None and DECODERS[decoder].embedding_lora
+
+    @override
+    def is_benign(self, name: str) -> bool:
+        return super().is_benign(name) or name.startswith(_DROPPED)
 
     @staticmethod
     def _decoder_class(text: Config) -> str:
