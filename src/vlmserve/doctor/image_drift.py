@@ -60,6 +60,9 @@ class ImageDrift:
 
     served: ImageWay
 
+    assumes_one_tile: bool = False
+    """Whether the training is taken to have made one tile of every image, unrecorded."""
+
     def drifted(self, way: ImageWay, sizes: ImageSizes) -> list[tuple[int, int]]:
         """The sizes that ``way`` gives another number of tokens than the training did."""
         return [size for size in sizes.sizes_px if self._differs(way, size)]
@@ -108,15 +111,36 @@ def find_image_drift(exam: Examination) -> ImageDrift | None:
         inner = nominal = own if origin is None else _with_area(own, origin.image)
         if limits is not None:
             per_token = family.pixels_per_token(config)
-            inner = _bounded(inner, limits.told.in_pixels(per_token), replaces=True)
+            if limits.framework != "llama-factory":
+                inner = _bounded(inner, limits.told.in_pixels(per_token), replaces=True)
             nominal = _bounded(inner, limits.probable.in_pixels(per_token), replaces=False)
+    one_tile = _makes_one_tile(exam, limits)
+    if one_tile:
+        single = {"images_kwargs": {"min_patches": 1, "max_patches": 1}}
+        inner = nominal = with_processor_kwargs(own, single)
     served = with_processor_kwargs(own, {**carried.mm_processor_kwargs, **chosen})
     formulas = [family.visual_tokens(config, each) for each in (inner, nominal, own, served)]
-    match formulas:
-        case [VisualTokens(), VisualTokens(), VisualTokens(), VisualTokens()]:
-            trained, *others = (ImageWay(formula) for formula in formulas if formula is not None)
-            return ImageDrift(limits, origin, replace(trained, limits=limits), *others)
-    return None
+    ways = [ImageWay(formula) for formula in formulas if formula is not None]
+    if len(ways) < len(formulas):
+        return None
+    trained, as_limit, plain, as_served = ways
+    trained = replace(trained, limits=limits)
+    return ImageDrift(limits, origin, trained, as_limit, plain, as_served, one_tile)
+
+
+def _makes_one_tile(exam: Examination, limits: TrainingLimits | None) -> bool:
+    """LLaMA-Factory's default for InternVL, unless the operator decides for tiles or against them.
+
+    LLaMA-Factory 0.9.5 data/mm_plugin.py ``InternVLPlugin``: ``crop_to_patches`` is off and goes
+    past the processor, which asks for tiles (transformers 5.19 processing_internvl.py).
+    """
+    chosen = exam.serve.engine.mm_processor_kwargs
+    scoped = chosen.get("images_kwargs")
+    names = {*chosen, *(scoped if isinstance(scoped, dict) else ())}
+    family = exam.checkpoint.family
+    is_tiled = family is not None and family.name == "internvl"
+    is_factory = limits is not None and limits.framework == "llama-factory"
+    return is_tiled and is_factory and "crop_to_patches" not in names
 
 
 def _with_area(settings: ProcessorSettings, other: PartSettings) -> ProcessorSettings:

@@ -1,6 +1,6 @@
 """Are images served at the sizes that the model was trained on?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.processor_settings import load_processor_settings
@@ -53,30 +53,50 @@ def _served_otherwise(
     exam: Examination, drift: ImageDrift, sizes: ImageSizes, drifted: list[tuple[int, int]]
 ) -> Finding:
     checkpoint = exam.checkpoint
-    is_assumed = _is_assumed(drift.limits)
+    is_assumed = _is_assumed(drift)
+    worst = _worst(drift, drift.served, drifted)
+    if not _is_strong(checkpoint, drift, sizes):
+        return _unlike_base(exam, drift, sizes, worst)
     said = "probably " if is_assumed else ""
     return Finding(
         id="proc.pixels",
-        title=f"images are {said}not served at the sizes of the training: "
-        f"{_worst(drift, drift.served, drifted)}",
+        title=f"images are {said}not served at the sizes of the training: {worst}",
         evidence=[
-            *_limit_evidence(checkpoint, drift.limits),
+            *_limit_evidence(checkpoint, drift),
             *_processor_evidence(checkpoint, drift),
             *_choice_evidence(exam),
-            *_table(drift, sizes, with_plain=False),
+            *_table(sizes, {"training": drift.trained, "vlmserve serve": drift.served}),
         ],
         consequence="The model sees images of a size that it was not trained on; small text and "
         "boxes suffer first, and nothing says so.",
-        remedy=_remedy(checkpoint, is_assumed=is_assumed),
+        remedy=_remedy(checkpoint, drift, is_assumed=is_assumed),
         source=_SOURCE,
-        severity="warn" if _is_strong(checkpoint, drift, sizes) else "info",
     )
 
 
-def _is_assumed(limits: TrainingLimits | None) -> bool:
+def _unlike_base(exam: Examination, drift: ImageDrift, sizes: ImageSizes, worst: str) -> Finding:
+    return Finding(
+        id="proc.pixels",
+        title=f"the processor's image limit is not the base model's: {worst}",
+        evidence=[
+            *_processor_evidence(exam.checkpoint, drift),
+            *_choice_evidence(exam),
+            *_table(sizes, {"the base": drift.trained, "vlmserve serve": drift.served}),
+        ],
+        consequence="None where training set this limit, as plain trainers save the processor that "
+        "they used; where it was changed later, the model sees images of another size.",
+        remedy="nothing to do if the training had this limit; else take the base's processor files",
+        source=_SOURCE,
+        severity="info",
+    )
+
+
+def _is_assumed(drift: ImageDrift) -> bool:
+    limits = drift.limits
     if limits is None or limits.assumed.max_pixels is None:
         return False
-    return limits.known.max_pixels is None and limits.known.image_max_token_num is None
+    is_unrecorded = limits.known.max_pixels is None and limits.known.image_max_token_num is None
+    return is_unrecorded or drift.assumes_one_tile
 
 
 def _is_strong(checkpoint: Checkpoint, drift: ImageDrift, sizes: ImageSizes) -> bool:
@@ -94,7 +114,12 @@ def _is_strong(checkpoint: Checkpoint, drift: ImageDrift, sizes: ImageSizes) -> 
     return not drift.drifted(drift.plain, sizes)
 
 
-def _remedy(checkpoint: Checkpoint, *, is_assumed: bool) -> str:
+def _remedy(checkpoint: Checkpoint, drift: ImageDrift, *, is_assumed: bool) -> str:
+    if drift.assumes_one_tile:
+        return (
+            "serve without tiles, as LLaMA-Factory trains unless it is told crop_to_patches: --set "
+            "'engine.mm_processor_kwargs={crop_to_patches: false}'; say true where it was told"
+        )
     if not isinstance(checkpoint.family, QwenVL):
         return "shrink images before they are sent, as the training framework did"
     if is_assumed:
@@ -116,9 +141,16 @@ def _carried_over(
         title="the processor's files lack the image limit of the training: "
         f"{_worst(drift, drift.plain, drifted)}",
         evidence=[
-            *_limit_evidence(exam.checkpoint, drift.limits),
+            *_limit_evidence(exam.checkpoint, drift),
             *_choice_evidence(exam),
-            *_table(drift, sizes, with_plain=True),
+            *_table(
+                sizes,
+                {
+                    "training": drift.trained,
+                    "plain vLLM": drift.plain,
+                    "vlmserve serve": drift.served,
+                },
+            ),
         ],
         consequence="vlmserve serve applies the training's limit; plain vLLM and other servers go "
         "by the processor's files and show the model larger or smaller images than it knows.",
@@ -153,7 +185,8 @@ def _worst(drift: ImageDrift, way: ImageWay, drifted: list[tuple[int, int]]) -> 
     return f"{size[0]}x{size[1]} was {_count(trained)}, is {_count(found)}"
 
 
-def _limit_evidence(checkpoint: Checkpoint, limits: TrainingLimits | None) -> Iterator[Evidence]:
+def _limit_evidence(checkpoint: Checkpoint, drift: ImageDrift) -> Iterator[Evidence]:
+    limits = drift.limits
     if limits is None:
         return
     names = ("min_pixels", "max_pixels", "image_min_token_num", "image_max_token_num")
@@ -162,12 +195,16 @@ def _limit_evidence(checkpoint: Checkpoint, limits: TrainingLimits | None) -> It
         if value is not None:
             file, key = limits.sources[name]
             yield Evidence(file=file, key=key, value=str(value))
-    if _is_assumed(limits) and checkpoint.training is not None:
+    if not _is_assumed(drift) or checkpoint.training is None:
+        return
+    defaults = {"crop_to_patches": "false"} if drift.assumes_one_tile else {}
+    if limits.known.max_pixels is None:
+        defaults["image_max_pixels"] = str(limits.assumed.max_pixels)
+    for key, value in defaults.items():
         yield Evidence(
             file=", ".join(checkpoint.training.files),
-            key="image_max_pixels",
-            value=f"trained with {checkpoint.training.framework}, and no limit recorded: its "
-            f"default is {limits.assumed.max_pixels}",
+            key=key,
+            value=f"not recorded; the default of {checkpoint.training.framework} is {value}",
         )
 
 
@@ -188,11 +225,8 @@ def _choice_evidence(exam: Examination) -> Iterator[Evidence]:
         yield Evidence(file="serve config", key="engine.mm_processor_kwargs", value=str(chosen))
 
 
-def _table(drift: ImageDrift, sizes: ImageSizes, *, with_plain: bool) -> Iterator[Evidence]:
-    """Tokens in training and in serving, for each standard size or over the data set's images."""
-    ways = {"training": drift.trained}
-    ways |= {"plain vLLM": drift.plain} if with_plain else {}
-    ways["vlmserve serve"] = drift.served
+def _table(sizes: ImageSizes, ways: Mapping[str, ImageWay]) -> Iterator[Evidence]:
+    """Tokens by each way, for each standard size or over the data set's images."""
     for label, rows in sizes.rows():
         counts = {
             name: sizes.summarise([way.tokens(*size) for size in rows])

@@ -138,7 +138,6 @@ def find_video_drift(exam: Examination) -> VideoDrift | None:
         return VideoDrift(limits, way, way, VideoWay(served_rule, None))
     own = load_processor_settings(checkpoint)
     inner = own if limits.framework == "llama-factory" else _with_frames(own, limits.probable)
-    inner = _with_frames(inner, limits.told)
     nominal = _with_frames(inner, _narrowed(inner, limits.probable))
     served = with_processor_kwargs(own, {**carried.mm_processor_kwargs, **chosen})
     config = checkpoint.config

@@ -93,7 +93,9 @@ def test_llama_factory_that_was_told(tuned: Path) -> None:
     (tuned / "trainer_log.jsonl").touch()
     found = the_finding(run(tuned, train_env=VisionLimits(max_pixels=589824)))
     assert found.severity == "info"
-    assert "2691 tokens in plain vLLM, 720 tokens in vlmserve serve" in table(found)["1920x1080"]
+    assert table(found)["1920x1080"] == (
+        "777 tokens in training, 2691 tokens in plain vLLM, 720 tokens in vlmserve serve"
+    )
 
 
 def test_recorded_limit_is_carried_over(tuned: Path) -> None:
@@ -144,6 +146,7 @@ def test_processor_that_is_not_the_bases(
     found = the_finding(run(tuned, base))
     # A plain trainer saves the processor that it used.
     assert found.severity == ("warn" if record else "info")
+    assert ("not the base model's" in found.title) is not record
 
 
 def test_spellings_of_one_limit(write: CheckpointWriter, tuned: Path) -> None:
@@ -197,3 +200,41 @@ def test_family_without_a_formula(tuned: Path) -> None:
     swift_args(tuned, max_pixels=50176)
     (unknown,) = run(tuned)
     assert "SomethingNew" in unknown.reason
+
+
+def test_internvl_by_llama_factory(write: CheckpointWriter) -> None:
+    config = {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "image_seq_length": 256,
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 40,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        "vision_config": {
+            "hidden_size": 8,
+            "intermediate_size": 12,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": [448, 448],
+            "patch_size": [14, 14],
+        },
+    }
+    directory = write.model("internvl", config)
+    size = {"height": 448, "width": 448}
+    processor = {"image_processor_type": "GotOcr2ImageProcessor", "size": size}
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert run(directory) == []
+    (directory / "trainer_log.jsonl").touch()
+    found = the_finding(run(directory))
+    assert found.severity == "warn"
+    assert table(found)["1920x1080"].startswith("258 tokens in training, ")
+    assert "crop_to_patches: false" in found.remedy
+    assert [item.key for item in found.evidence][:2] == ["crop_to_patches", "image_max_pixels"]
+    decided = set_serve(mm_processor_kwargs={"crop_to_patches": False})
+    assert run(directory, serve=decided) == []
