@@ -188,9 +188,7 @@ def _load_adapter_checkpoint(
     path_map: Mapping[str, str],
 ) -> Checkpoint:
     adapter = load_adapter(path)
-    # LLaVA saves the whole model's configuration beside an adapter; its base may be text alone.
-    own = read_json_if_present(path / "config.json")
-    own = own if is_llava_original(own) else {}
+    own = _own_config(path)
     base_ref, source = _name_base(adapter.base_ref, training, base_model)
     try:
         base_path = _find_base(base_ref, source, path, path_map)
@@ -225,6 +223,17 @@ def _load_adapter_checkpoint(
         base_ref_source=source,
         training=training,
     )
+
+
+def _own_config(path: Path) -> dict[str, Any]:
+    """The whole model's configuration beside an adapter; empty where there is none that counts.
+
+    LLaVA and its descendants save it, and the base that the adapter names may be text alone.
+    """
+    own = read_json_if_present(path / "config.json")
+    family = find_family(own)
+    is_foreign = family is not None and not family.served
+    return own if is_foreign or is_llava_original(own) else {}
 
 
 def _load_leftover(path: Path, training: TrainingInfo | None) -> Checkpoint:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME, WEIGHTS_NAME
-from vlmserve.checkpoint.families import is_llava_original, unsupported_reason
+from vlmserve.checkpoint.families import unsupported_reason
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.leftovers import Leftover, convert_zero, find_zero_shards
 from vlmserve.checkpoint.processor import PROCESSOR_FILES, TOKENIZER_FILES
@@ -39,6 +39,18 @@ _JSON_FILES = tuple(
     )
     if name.endswith(".json")
 )
+# What the language models inside vision-language ones declare on their own.
+_TEXT_MODELS = frozenset(
+    {
+        "GemmaForCausalLM",
+        "InternLM2ForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Phi3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+    }
+)
 _COPY_AGAIN = "copy or download the checkpoint again and compare file sizes with the source"
 _ZERO_SOURCE = "deepspeed utils/zero_to_fp32.py; OpenRLHF#839"
 _LOADER = "vllm 0.32 model_executor/model_loader/default_loader.py track_weights_loading"
@@ -60,6 +72,21 @@ def check_architecture(exam: Examination) -> Iterator[Outcome]:
             remedy=reason,
             source="vllm 0.32 model_executor/models/registry.py",
         )
+    elif name in _TEXT_MODELS:
+        yield Finding(
+            id="ckpt.architecture",
+            title=f"{name} is a text model: it takes no images",
+            evidence=[_architecture_evidence(checkpoint)],
+            consequence="vLLM serves the text model alone. A step of an original LLaVA's LoRA run "
+            "looks like this: its projector is in DeepSpeed's shards only, and what makes it a "
+            "vision-language model in the run's last directory.",
+            remedy="take the last directory of the run, which has config.json and "
+            "non_lora_trainables.bin"
+            if checkpoint.adapter is not None
+            else "copy config.json from the vision-language model that it was trained from",
+            source="vllm 0.32 model_executor/models/registry.py; LLaVA#1245, LLaVA#1566",
+            severity="warn",
+        )
     elif checkpoint.adapter is not None and family is not None and not family.supports_lora:
         yield Finding(
             id="ckpt.architecture",
@@ -75,9 +102,9 @@ def check_architecture(exam: Examination) -> Iterator[Outcome]:
 
 
 def _architecture_evidence(checkpoint: Checkpoint) -> Evidence:
-    path = checkpoint.path / "config.json"
-    if checkpoint.adapter is not None and not is_llava_original(checkpoint.config):
-        path = checkpoint.model.path / "config.json"
+    # Beside an adapter there may be a configuration of its own, which then wins.
+    is_base = checkpoint.config is checkpoint.model.config
+    path = (checkpoint.model.path if is_base else checkpoint.path) / "config.json"
     named = checkpoint.config.get("architectures")
     key = "architectures" if isinstance(named, list) and named else "model_type"
     # InternLM-XComposer 4KHD declares the text model's class and means another.

@@ -90,9 +90,12 @@ def _tensors_finding(
             "shapes."
         )
     if inventory.explanation is not None:
-        remedies = [inventory.explanation, "rename the tensors"]
+        remedies = [inventory.explanation]
     elif inventory.unexpected:
-        remedies.append("strip what a trainer put before the names, such as base_model.model.")
+        remedies.append(
+            "strip what a trainer put before the names, such as base_model.model., module. or "
+            "_orig_mod."
+        )
     if inventory.mismatched:
         remedies.append(
             "make config.json say the sizes of the weights, vocab_size the rows of embed_tokens"

@@ -210,6 +210,40 @@ def test_llava_lora_on_a_text_model(tmp_path: Path, write: Any) -> None:
     assert "merge an adapter before" in finding.remedy
 
 
+def test_step_of_a_llava_lora(tmp_path: Path, write: Any) -> None:
+    vicuna = tmp_path / "vicuna"
+    vicuna.mkdir()
+    (vicuna / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    write_header(vicuna / "model.safetensors", {"model.norm.weight": (4,)})
+    report = run_checks(Examination(load_checkpoint(write.adapter(vicuna))))
+    (finding,) = [f for f in report.findings if f.id == "ckpt.architecture"]
+    assert (finding.severity, finding.evidence[0].value) == ("warn", "LlamaForCausalLM")
+    assert "non_lora_trainables.bin" in finding.remedy
+
+
+def test_owl_lora_goes_by_its_own_configuration(tmp_path: Path, write: Any) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    adapter = write.adapter(text)
+    (adapter / "config.json").write_text('{"model_type": "mplug_owl2"}')
+    checkpoint = load_checkpoint(adapter)
+    assert checkpoint.architecture == "MPLUGOwl2LlamaForCausalLM"
+    report = run_checks(Examination(checkpoint))
+    (finding,) = [f for f in report.findings if f.id == "ckpt.architecture"]
+    assert (finding.evidence[0].file, finding.evidence[0].key) == ("config.json", "model_type")
+
+
+def test_wrapped_adapter_in_the_weights_is_explained(tmp_path: Path, write: Any) -> None:
+    def wrap(tensors: Any) -> None:
+        name = "model.layers.0.self_attn.q_proj"
+        tensors[f"{name}.base_layer.weight"] = tensors.pop(f"{name}.weight")
+        tensors[f"{name}.lora_A.default.weight"] = np.ones((2, 16), np.float32)
+
+    report = run_checks(Examination(load_checkpoint(write.model(edit=wrap))))
+    assert "merge_and_unload" in only(report, "ckpt.tensors").remedy
+
+
 def test_llava_lora_without_its_base(tmp_path: Path, write: Any) -> None:
     adapter = llava_lora(tmp_path, write, "/gone/vicuna-7b")
     text, report = look(adapter)

@@ -155,8 +155,12 @@ class Family(ABC):
         return name.endswith(_COMPUTED_BUFFERS)
 
     def explain(self, missing: frozenset[str], unexpected: frozenset[str]) -> str | None:
-        """A known cause of missing and unexpected tensors together, in a sentence."""
-        del missing, unexpected
+        """A known cause of missing and unexpected tensors together, and what to do about it."""
+        del missing
+        if any(".lora_A." in name for name in unexpected):
+            return (
+                "an adapter is still wrapped around the weights: call merge_and_unload, then save"
+            )
         return None
 
     def visual_tokens(self, config: Config, settings: "ProcessorSettings") -> "VisualTokens | None":

@@ -154,6 +154,15 @@ class InternVLChat(Family):
     def is_benign(self, name: str) -> bool:
         return super().is_benign(name) or name.startswith(_DROPPED)
 
+    @override
+    def explain(self, missing: frozenset[str], unexpected: frozenset[str]) -> str | None:
+        if any(".lora_A." in name for name in unexpected):
+            return (
+                "InternVL's own training leaves its adapter wrapped around the weights: run "
+                "tools/merge_lora.py of OpenGVLab/InternVL"
+            )
+        return super().explain(missing, unexpected)
+
     @staticmethod
     def _decoder_class(text: Config) -> str:
         named = text.get("architectures")

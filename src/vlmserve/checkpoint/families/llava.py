@@ -92,10 +92,11 @@ class Llava(Family):
         level = "vision_tower.vision_model."
         flat = {name.replace(level, "vision_tower.") for name in missing if name.startswith(level)}
         if not flat or not flat <= unexpected:
-            return None
+            return super().explain(missing, unexpected)
         return (
-            "The vision tower's tensors are named vision_tower.*, as transformers 5 saves them; "
-            "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file"
+            "the vision tower's tensors are named vision_tower.*, as transformers 5 saves them; "
+            "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file: rename the "
+            "tensors"
         )
 
     def _used_layers(self, config: Config, vision: Section) -> int:
