@@ -7,6 +7,7 @@ from tests.mutation import (
     mutations_files,
     mutations_processor,
     mutations_templates,
+    mutations_weights,
 )
 from tests.mutation.mutation import Mutation
 
@@ -17,6 +18,7 @@ TABLES = (
     mutations_files.MUTATIONS,
     mutations_processor.MUTATIONS,
     mutations_templates.MUTATIONS,
+    mutations_weights.MUTATIONS,
 )
 """One table a theme; a new module is one more entry."""
 

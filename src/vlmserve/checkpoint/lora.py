@@ -63,10 +63,14 @@ class AdaptedTensor:
         Raises:
             CheckpointError: A file cannot be read.
         """
+        import numpy as np
+
         from vlmserve.checkpoint.tensor_values import read_rows, sum_squares
 
         a, b = self._factors()
-        product = float(((b.T @ b) * (a @ a.T)).sum()) * self.scale**2
+        # Factors that are not finite are ckpt.finite's.
+        with np.errstate(all="ignore"):
+            product = float(((b.T @ b) * (a @ a.T)).sum()) * self.scale**2
         top = read_rows(self.weight, limit=_NORM_VALUES)
         whole = self.weight.shape[0] / len(top)
         return max(product, 0.0), sum_squares(top.ravel()) * whole

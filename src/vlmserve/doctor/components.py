@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from vlmserve.checkpoint.adapter import CONFIG_NAME, WEIGHTS_NAME
 from vlmserve.checkpoint.families import Family
 from vlmserve.checkpoint.files import read_json_if_present
@@ -228,6 +230,12 @@ def _training_settings(exam: Examination) -> tuple[Mapping[str, Any], str]:
         path = exam.checkpoint.path / name
         if path.name == "args.json":
             return read_json_if_present(path), name
+        if path.name == "training_args.yaml":
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            # The vision tower's settings decide about Qwen3-VL's inner mergers there.
+            if not settings.get("freeze_vision_tower"):
+                settings.pop("freeze_multi_modal_projector", None)
+            return settings, name
     return {}, ""
 
 
@@ -266,7 +274,8 @@ CHECKS = (
         cause="A freeze flag that did not do what it says, a part of another run copied in, a part "
         "that was missing when the model was loaded for training and so initialised anew.",
         evidence="Norm of the change over norm of the base's weights, by vision tower, projector, "
-        "language model, embeddings and head. A part that moved although `args.json` freezes it, "
+        "language model, embeddings and head. A part that moved although the settings of ms-swift "
+        "or LLaMA-Factory freeze it, "
         "or a matrix that moved by more than its own size, is a warning; the table by itself is "
         "worth knowing.",
         example="the vision tower moved by 1.3 % although it was frozen",
