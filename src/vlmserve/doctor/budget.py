@@ -11,6 +11,7 @@ from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, Unknown, shown_path
 from vlmserve.doctor.sample_length import SampleLength, SampleLengths, count_samples
+from vlmserve.frameworks.media_limits import TrainingLimits
 
 _ID = "data.budget"
 _SOURCE = (
@@ -87,7 +88,7 @@ def check_budget(exam: Examination) -> Iterator[Outcome]:
         )
         yield _distribution(exam, lengths, None)
         return
-    long = [length for length in lengths.counted if length.total > limit.tokens]
+    long = [length for length in lengths.counted if length.measured > limit.tokens]
     if len(long) >= max(1, _SHARE * len(lengths.counted)):
         yield _too_long(exam, lengths, limit, long)
     else:
@@ -149,7 +150,7 @@ def _too_long(
     exam: Examination, lengths: SampleLengths, limit: LengthLimit, long: Sequence[SampleLength]
 ) -> Finding:
     fate = _fate(exam)
-    totals = sorted(length.total for length in lengths.counted)
+    totals = sorted(length.measured for length in lengths.counted)
     share = len(long) / len(totals)
     return Finding(
         id=_ID,
@@ -164,18 +165,19 @@ def _too_long(
 
 
 def _distribution(exam: Examination, lengths: SampleLengths, limit: LengthLimit | None) -> Finding:
-    totals = sorted(length.total for length in lengths.counted)
+    totals = sorted(length.measured for length in lengths.counted)
     long = 0 if limit is None else sum(total > limit.tokens for total in totals)
+    room = max(length.total for length in lengths.counted)
     against = "" if limit is None else f", and the training allowed {limit.tokens:,}"
     some = "" if not long else f"; {long:,} of {len(totals):,} were {_fate(exam).verb}"
     evidence = [] if limit is None else [_limit_evidence(limit)]
     return Finding(
         id=_ID,
         severity="info",
-        title=f"the longest of {len(totals):,} samples has {totals[-1]:,} tokens{against}{some}",
+        title=f"the longest of {_samples(len(totals))} has {totals[-1]:,} tokens{against}{some}",
         evidence=[*evidence, *_evidence(exam, lengths)],
         consequence="Requests like these samples need as much room, and the answer's besides.",
-        remedy=f"serve with engine.max_model_len above {totals[-1]}",
+        remedy=f"serve with engine.max_model_len above {room}",
         source=_SOURCE,
     )
 
@@ -186,17 +188,42 @@ def _limit_evidence(limit: LengthLimit) -> Evidence:
 
 def _evidence(exam: Examination, lengths: SampleLengths) -> Iterator[Evidence]:
     file = "" if exam.data is None else str(exam.data.path)
-    totals = sorted(length.total for length in lengths.counted)
+    totals = sorted(length.measured for length in lengths.counted)
     fits = ", ".join(f"{percent} % in {fitting(totals, percent):,}" for percent in _FITTED_PERCENTS)
     yield Evidence(file=file, key="fit", value=fits)
     yield Evidence(file=file, key="tokens", value=histogram(totals))
-    longest = max(lengths.counted, key=lambda length: length.total)
+    longest = max(lengths.counted, key=lambda length: length.measured)
     yield Evidence(file=longest.sample.where, key="longest", value=_parts(longest))
     yield Evidence(file=file, key="template", value=lengths.template)
+    if longest.is_expanded_late:
+        yield Evidence(
+            file=file,
+            key="media",
+            value="one token each, as ms-swift measures samples of this model; the longest takes "
+            f"{longest.total:,}",
+        )
+    yield from _media_limits(lengths.limits)
     for reason, places in lengths.uncounted.items():
         yield Evidence(
-            file=places[0], key="not counted", value=f"{len(places):,} samples: {reason}"
+            file=places[0], key="not counted", value=f"{_samples(len(places))}: {reason}"
         )
+
+
+def _media_limits(limits: TrainingLimits | None) -> Iterator[Evidence]:
+    """The limits of images under which they were counted."""
+    if limits is None:
+        return
+    for name in ("max_pixels", "image_max_token_num"):
+        known, assumed = getattr(limits.known, name), getattr(limits.assumed, name)
+        if known is not None and name in limits.sources:
+            file, key = limits.sources[name]
+            yield Evidence(file=file, key=key, value=f"{known:g}")
+        elif assumed is not None:
+            yield Evidence(
+                file=limits.framework or "",
+                key=name,
+                value=f"not recorded; the framework's default is {assumed:g}",
+            )
 
 
 def _parts(length: SampleLength) -> str:
@@ -241,6 +268,10 @@ def histogram(totals: Sequence[int]) -> str:
     bars = "".join(_BARS[math.ceil(n / top * (len(_BARS) - 1))] if n else _BARS[0] for n in counts)
     shown = ", ".join(f"{2**edge:,}: {count:,}" for edge, count in zip(edges, counts, strict=True))
     return f"{bars} up to {shown}"
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count:,} samples"
 
 
 def _percent(share: float) -> str:

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from vlmserve.checkpoint.families.llava_original import LlavaOriginal
+from vlmserve.checkpoint.families.mplug_owl2 import MplugOwl2
+from vlmserve.checkpoint.families.qwen2_vl import QwenVL
+from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 from vlmserve.checkpoint.placeholders import find_placeholders
 from vlmserve.checkpoint.processor import find_processor
 from vlmserve.checkpoint.source import Checkpoint
@@ -46,10 +50,18 @@ class SampleLength:
     media: tuple[int, ...]
     """Tokens of each image and video, in the sample's order."""
 
+    is_expanded_late: bool = False
+    """Whether the framework puts the tokens of media in only after it has measured the sample."""
+
     @property
     def total(self) -> int:
         """All tokens."""
         return self.text + sum(self.media)
+
+    @property
+    def measured(self) -> int:
+        """The tokens that the training's longest sample is held against."""
+        return self.text + len(self.media) if self.is_expanded_late else self.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,7 @@ def count_samples(exam: Examination) -> SampleLengths | str:
     writer = _find_writer(exam, tokenizer)
     counter = _MediaCounter(exam, tokenizer, writer.marks)
     counter.read_headers(exam.data)
+    is_late = _expands_late(exam.checkpoint)
     counted: list[SampleLength] = []
     uncounted: dict[str, list[str]] = {}
     for done, sample in enumerate(samples):
@@ -95,7 +108,7 @@ def count_samples(exam: Examination) -> SampleLengths | str:
             exam.progress("data.budget", done, len(samples))
         try:
             media = tuple(counter.tokens(sample))
-            counted.append(SampleLength(sample, writer.count(sample), media))
+            counted.append(SampleLength(sample, writer.count(sample), media, is_late))
         except (_Uncountable, RenderError) as error:
             uncounted.setdefault(str(error), []).append(sample.where)
     if not counted:
@@ -105,6 +118,17 @@ def count_samples(exam: Examination) -> SampleLengths | str:
 
 
 _STEP = 256
+_NAMED = ("ms-swift", "llama-factory")
+
+# ms-swift's templates of these leave one placeholder an image to the model: _post_encode of
+# swift/template/templates/internlm.py, LLavaTemplate of llava.py, mPlugOwl2Template of mplug.py.
+_LATE_FAMILIES = (XComposer2, LlavaOriginal, MplugOwl2)
+
+
+def _expands_late(checkpoint: Checkpoint) -> bool:
+    training = checkpoint.training
+    is_swift = training is not None and training.framework == "ms-swift"
+    return is_swift and isinstance(checkpoint.family, _LATE_FAMILIES)
 
 
 class _Uncountable(ValueError):  # noqa: N818 - it never leaves this module
@@ -191,12 +215,16 @@ class _MediaCounter:
         self._exam = exam
         self._tokenizer = tokenizer
         self.limits = find_training_limits(checkpoint.training, exam.train_env)
-        training = checkpoint.training
-        own_code = training is None or training.framework == "transformers"
-        formula = load_visual_tokens(checkpoint, is_training=own_code)
+        is_framework = checkpoint.training is not None and checkpoint.training.framework in _NAMED
+        program: Literal["own training", "framework"] = (
+            "framework" if is_framework else "own training"
+        )
+        formula = load_visual_tokens(checkpoint, program=program)
         images, videos = find_image_drift(exam), find_video_drift(exam)
-        self._images: VisualTokens | None = formula if images is None else images.trained.formula
-        self._videos: VisualTokens | None = formula
+        self._images = self._videos = formula
+        # Only Qwen-VL's formula changes with the limits of a run.
+        if images is not None and isinstance(checkpoint.family, QwenVL):
+            self._images = images.trained.formula
         if videos is not None and videos.trained.formula is not None:
             self._videos = videos.trained.formula
         self._marks = _own_marks(formula) if marks else 0

@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -300,8 +300,18 @@ def test_a_refusal_says_why(tmp_path: Path) -> None:
         XCOMPOSER2_5.image(50_000, 1)
 
 
-@pytest.mark.parametrize(("rows", "tokens"), [(1601, 4081), (577, 1921), (1226, 1225), (257, 256)])
-def test_xcomposer_is_known_by_its_tensors(rows: int, tokens: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "tokens"),
+    [
+        (1601, (2061, 4081, 2061)),
+        (577, (3085, 1921, 7141)),
+        (1226, (1225, 1225, 1225)),
+        (257, (256, 256, 256)),
+    ],
+)
+def test_xcomposer_is_known_by_its_tensors(
+    rows: int, tokens: tuple[int, int, int], tmp_path: Path
+) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -310,7 +320,25 @@ def test_xcomposer_is_known_by_its_tensors(rows: int, tokens: int, tmp_path: Pat
     table = "vit.vision_tower.vision_model.embeddings.position_embedding.weight"
     save_file({table: np.zeros((rows, 1), np.float32)}, tmp_path / "model.safetensors")
 
-    formula = load_visual_tokens(load_checkpoint(tmp_path), is_training=True)
+    checkpoint = load_checkpoint(tmp_path)
+    programs: tuple[Literal["inference", "own training", "framework"], ...]
+    programs = ("inference", "own training", "framework")
+    formulas = [load_visual_tokens(checkpoint, program=program) for program in programs]
 
-    assert formula is not None
-    assert formula.image(1024, 768).tokens == tokens
+    counts = [formula.image(1024, 768).tokens for formula in formulas if formula is not None]
+    assert tuple(counts) == tokens
+
+
+def test_original_internvl_shares_tiles_in_its_own_training(tmp_path: Path) -> None:
+    config = {"architectures": ["InternVLChatModel"], "model_type": "internvl_chat"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = load_checkpoint(tmp_path)
+    served = load_visual_tokens(checkpoint)
+    trained = load_visual_tokens(checkpoint, program="own training")
+
+    assert served is not None
+    assert trained is not None
+    assert served.image(1344, 896, n_images=3).tokens == (6 + 1) * 256 + 2
+    # 12 tiles for 3 images leave 4 for each; 1:1 is as near to 3:2 as 2:1, and 2 x 2 the finest.
+    assert trained.image(1344, 896, n_images=3).tokens == (4 + 1) * 256 + 2
+    assert trained.image(1344, 896).tokens == (6 + 1) * 256 + 2

@@ -172,7 +172,7 @@ def test_what_fits_is_told_for_information(bench: Bench) -> None:
 
     assert finding.severity == "info"
     assert finding.title == (
-        f"the longest of 1 samples has {length} tokens, and the training allowed {length}"
+        f"the longest of 1 sample has {length} tokens, and the training allowed {length}"
     )
 
 
@@ -269,7 +269,7 @@ def test_without_a_limit_the_distribution_is_told(bench: Bench) -> None:
 
     assert "give --max-length" in _unknown(outcomes).reason
     assert _finding(outcomes).severity == "info"
-    assert _finding(outcomes).title.startswith("the longest of 1 samples has ")
+    assert _finding(outcomes).title.startswith("the longest of 1 sample has ")
 
 
 def test_nothing_is_said_without_data_or_in_a_hurry(bench: Bench) -> None:
@@ -299,9 +299,9 @@ def test_samples_that_cannot_be_counted_are_named(bench: Bench) -> None:
     named = [evidence for evidence in finding.evidence if evidence.key == "not counted"]
     assert [evidence.file.rpartition(":")[2] for evidence in named] == ["1", "2", "3", "4"]
     texts = [evidence.value for evidence in named]
-    assert texts[0] == "1 samples: an image that cannot be read"
-    assert texts[1] == "1 samples: an image that is not a local file"
-    assert texts[2] == "1 samples: a video that cannot be read"
+    assert texts[0] == "1 sample: an image that cannot be read"
+    assert texts[1] == "1 sample: an image that is not a local file"
+    assert texts[2] == "1 sample: a video that cannot be read"
     assert "200 times" in texts[3]
     assert alone.reason.startswith("none of 4 samples can be counted: an image that cannot be read")
 
@@ -328,6 +328,38 @@ def test_llama_factory_shrinks_images_first(bench: Bench) -> None:
     # Golden values of Qwen2-VL's formula without and with LLaMA-Factory's 768 * 768 pixels.
     assert (before, after) == ((2691,), (777,))
     assert told[0] <= 8
+
+
+def test_limits_of_images_are_evidence(bench: Bench) -> None:
+    bench.factory(cutoff_len=4096)
+    sample = bench.sample(bench.image(56, 56), "Which colour?")
+
+    assumed = _values(_finding(bench.outcomes(sample)))
+    told = _finding(bench.outcomes(sample, train_env=VisionLimits(max_pixels=3136)))
+
+    assert assumed["max_pixels"] == "not recorded; the framework's default is 589824"
+    assert ("--train-env", "MAX_PIXELS", "3136") in [
+        (evidence.file, evidence.key, evidence.value) for evidence in told.evidence
+    ]
+
+
+def test_ms_swift_measures_some_models_before_their_images_are_put_in(bench: Bench) -> None:
+    bench.configure(
+        architectures=["LlavaLlamaForCausalLM"],
+        mm_projector_type="linear",
+        mm_vision_tower="openai/clip-vit-large-patch14-336",
+    )
+    bench.swift(max_length=100, template="llava1_5_hf")
+    sample = bench.sample(bench.image(56, 56), "Which colour?")
+    (total,) = bench.totals(sample)
+
+    finding = _finding(bench.outcomes(sample))
+
+    assert total > 576
+    assert finding.severity == "info"
+    assert f"has {total - 575} tokens" in finding.title
+    assert _values(finding)["media"].endswith(f"the longest takes {total}")
+    assert finding.remedy.endswith(str(total))
 
 
 def test_videos_given_as_frames_are_counted(bench: Bench) -> None:

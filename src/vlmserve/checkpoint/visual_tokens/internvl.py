@@ -3,7 +3,8 @@
 Read from transformers 5.19, models/got_ocr2/image_processing_got_ocr2.py and
 models/internvl/processing_internvl.py, and for the original format from vllm 0.32,
 transformers_utils/processors/internvl.py; its training code is OpenGVLab/InternVL,
-internvl_chat/internvl/train/dataset.py.
+internvl_chat/internvl/train/internvl_chat_finetune.py
+``multi_modal_multi_image_get_item``.
 """
 
 from collections.abc import Mapping
@@ -40,27 +41,27 @@ class InternVLTokens(VisualTokens):
     has_overview: bool = True
     """A tile of the whole image behind the others, where there are several."""
 
+    shares_tiles: bool = False
+    """Whether the images of one sample share the most tiles, as in the original training code."""
+
     frame_separator: str = "\n"
     """Between the frames of a video: a newline in transformers, nothing in vLLM's processor of the
     original format."""
 
     @override
     def image(self, width_px: int, height_px: int, *, n_images: int = 1) -> VisualSize:
-        """See ``VisualTokens.image``; the tiles of several images are not shared out.
-
-        The original training code does share them out, ``max_tiles // n_images`` for each.
-        """
         require_size(width_px, height_px)
-        columns, rows = self._grid(width_px, height_px) if self.is_tiled else (1, 1)
+        most = max(1, self.max_tiles // n_images) if self.shares_tiles else self.max_tiles
+        columns, rows = self._grid(width_px, height_px, most) if self.is_tiled else (1, 1)
         tiles = columns * rows
         tiles += int(self.has_overview and tiles > 1)
         tokens = tiles * self.tile_tokens + N_MARKS
         return VisualSize(tokens, columns * self.tile_px, rows * self.tile_px)
 
-    def _grid(self, width_px: int, height_px: int) -> tuple[int, int]:
+    def _grid(self, width_px: int, height_px: int, most: int) -> tuple[int, int]:
         """The grid whose shape is nearest the image's; of equals, the last that is not too fine."""
         best, best_difference = (1, 1), float("inf")
-        for grid in _grids(self.min_tiles, self.max_tiles):
+        for grid in _grids(self.min_tiles, most):
             difference = abs(width_px / height_px - grid[0] / grid[1])
             is_filled = width_px * height_px > 0.5 * self.tile_px**2 * grid[0] * grid[1]
             if difference < best_difference or (difference == best_difference and is_filled):

@@ -127,12 +127,15 @@ class XComposerHDTokens(VisualTokens):
 XCOMPOSER2 = XComposer2Tokens(224)
 XCOMPOSER2_VL = XComposer2Tokens(490)
 XCOMPOSER2_4KHD = XComposerHDTokens(336, hd_num=25)
-"""Inference by lmdeploy; ms-swift takes 55 tiles, the model's own fine-tuning 16."""
+"""Inference by lmdeploy."""
 
 XCOMPOSER2_4KHD_TRAINING = XComposerHDTokens(336, hd_num=16)
+XCOMPOSER2_4KHD_SWIFT = XComposerHDTokens(336, hd_num=55)
+"""Training by ms-swift."""
+
 XCOMPOSER2_5 = XComposerHDTokens(
     560, hd_num=24, fill=1.0, hd_num_of_several=_TILES_OF_SEVERAL_IMAGES
 )
-"""Inference by ``model.chat``."""
+"""Inference by ``model.chat``, and training by ms-swift."""
 
 XCOMPOSER2_5_TRAINING = XComposerHDTokens(560, hd_num=18, fill=1.5)
