@@ -101,6 +101,11 @@ def _mistral_llava(case: Case) -> None:
     set_key(case.checkpoint / "config.json", "architectures", ["LlavaMistralForCausalLM"])
 
 
+def _text_model(case: Case) -> None:
+    """The class of the language model alone, as its own config.json names it."""
+    set_key(case.checkpoint / "config.json", "architectures", ["Qwen2ForCausalLM"])
+
+
 def _adapter(case: Case) -> None:
     """A sound adapter, on a family for which vLLM takes none."""
     shapes = {
@@ -261,6 +266,12 @@ def _wider(case: Case) -> None:
     edit_json(case.checkpoint / "config.json", edit)
 
 
+def _wrapped(case: Case) -> None:
+    """Saved with the adapter still wrapped around the weights."""
+    _rename(case.checkpoint, r"(self_attn\.q_proj)\.weight$", r"\1.base_layer.weight")
+    _rename(case.checkpoint, r"(self_attn\.q_proj)\.bias$", r"\1.base_layer.bias")
+
+
 def _resized(case: Case) -> None:
     """Rows were added for new tokens and the configuration was not."""
 
@@ -296,6 +307,7 @@ MUTATIONS = (
     Mutation(
         "adapter of a family without", "ckpt.architecture", "llava-onevision", _adapter, fast=True
     ),
+    Mutation("a text model's class", "ckpt.architecture", "qwen2.5-vl", _text_model, fast=True),
     Mutation("weights cut short", "ckpt.files", "demo-full", _cut_weights, fast=True),
     Mutation("adapter cut short", "ckpt.files", "demo-lora", _cut_adapter, fast=True),
     Mutation("a shard is missing", "ckpt.files", "qwen3-vl", _drop_shard, fast=True),
@@ -318,6 +330,7 @@ MUTATIONS = (
     Mutation("vision tower left out", "ckpt.tensors", "llava-1.5-4x", _no_tower, fast=True),
     Mutation("projector left out", "ckpt.tensors", "internvl", _no_projector, fast=True),
     Mutation("another size in config.json", "ckpt.tensors", "qwen3-vl", _wider, fast=True),
+    Mutation("adapter not merged", "ckpt.tensors", "qwen2.5-vl-4x", _wrapped, fast=True),
     Mutation("resized vocabulary", "ckpt.tensors", "llava-next", _resized, fast=True),
     Mutation("PLoRA left out", "ckpt.tensors", "xcomposer2.5", _no_plora, fast=True),
     Mutation("a mix of two releases", "ckpt.tensors", "mplug-owl3", _mixed_releases, fast=True),

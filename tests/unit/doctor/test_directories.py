@@ -10,6 +10,7 @@ import pytest
 
 from tests.mutation.subjects_fakes import write_fake, write_header, write_llava_original
 from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.checkpoint.tensors import read_header
 from vlmserve.cli.main import main
 from vlmserve.doctor.describe import describe_checkpoint
 from vlmserve.doctor.examination import Examination
@@ -71,6 +72,23 @@ def add_shards(directory: Path, step: int = 20) -> None:
         (state / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"x")
     (directory / "latest").write_text(state.name)
     (directory / "zero_to_fp32.py").write_text("raise SystemExit('not to be run')")
+
+
+def test_each_header_is_read_once(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> Any:
+        read.append(path)
+        return read_header(path)
+
+    monkeypatch.setattr("vlmserve.checkpoint.weights.read_header", counted)
+    base = write.shard(write.model("base"), 3)
+    for directory in (write.shard(write.model("tuned"), 3), write.adapter(base)):
+        read.clear()
+        checkpoint = load_checkpoint(directory, base_model=base)
+        run_checks(Examination(checkpoint))
+        describe_checkpoint(checkpoint)
+        assert len(read) == len(set(read)) >= 3
 
 
 # Directories of a run.

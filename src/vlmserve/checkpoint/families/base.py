@@ -53,7 +53,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
-    """The family's ``model_type``."""
+    """The family's ``model_type``; where it has one for each language model, a name of ours."""
 
     title: ClassVar[str]
     """The name people use, such as ``Qwen2-VL``."""
