@@ -9,6 +9,7 @@ from typing import Any
 from vlmserve.checkpoint.embedding import find_embedding, read_rows
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.placeholders import find_placeholders
+from vlmserve.checkpoint.processor import TOKENIZER_FILES
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo
 from vlmserve.checkpoint.text_config import find_text_section
@@ -24,7 +25,7 @@ from vlmserve.doctor.finding import (
     shown_path,
 )
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json")
+_ID_FILES = ("tokenizer.json", "added_tokens.json", "vocab.json")
 
 
 def check_id_stability(exam: Examination) -> Iterator[Outcome]:
@@ -287,7 +288,7 @@ def _same_files(ours: Path, theirs: Path) -> bool:
     """Whether two directories have the same tokenizer to the byte, as untouched ones do."""
 
     def read(directory: Path) -> list[bytes | None]:
-        paths = (directory / name for name in _FILES if name != "tokenizer_config.json")
+        paths = (directory / name for name in _ID_FILES)
         return [path.read_bytes() if path.is_file() else None for path in paths]
 
     def listed(directory: Path) -> Any:
@@ -304,7 +305,7 @@ def find_table(directory: Path) -> TokenTable | None:
     """
     stamp = tuple(
         (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in (directory / name for name in _FILES)
+        for path in (directory / name for name in TOKENIZER_FILES)
         if path.is_file()
     )
     return _read_table(directory, stamp)

@@ -14,6 +14,7 @@ from vlmserve.doctor.config import check_two_truths
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding
 from vlmserve.doctor.rope import check_rope
+from vlmserve.doctor.run import run_checks
 from vlmserve.platform import cure_torch_extensions
 
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": SECTION}
@@ -206,3 +207,21 @@ def test_the_base_of_an_adapter_is_what_is_looked_at(write: Any, qwen3: dict[str
     adapter = write.adapter(write.model("base", qwen3))
     (finding,) = findings(check_two_truths, adapter)
     assert finding.remedy.startswith("in the base model")
+
+
+def test_shapes_that_follow_from_it_say_so(write: Any, nested: dict[str, Any]) -> None:
+    directory = write.model("model", nested)
+    wrong = {**nested["text_config"], "vocab_size": 80}
+    write_config(directory, {**nested, "vocab_size": 40, "text_config": wrong})
+    report = run_checks(Examination(load_checkpoint(directory)))
+    (shapes,) = (finding for finding in report.findings if finding.id == "ckpt.tensors")
+    assert (shapes.severity, shapes.caused_by) == ("info", "cfg.two-truths")
+
+
+def test_a_warning_does_not_explain_what_blocks(write: Any, nested: dict[str, Any]) -> None:
+    nested["text_config"]["rms_norm_eps"] = 1e-6
+    directory = write.model("model", nested, edit=lambda tensors: tensors.pop("model.norm.weight"))
+    write_config(directory, {**nested, "rms_norm_eps": 1e-5})
+    report = run_checks(Examination(load_checkpoint(directory)))
+    severities = {finding.id: finding.severity for finding in report.findings}
+    assert severities == {"cfg.two-truths": "warn", "ckpt.tensors": "block"}
