@@ -5,7 +5,9 @@ from typing import Any
 
 from vlmserve.checkpoint.families.base import Section, subsection
 from vlmserve.checkpoint.families.llava_next import LlavaNext
+from vlmserve.checkpoint.families.mplug_owl2 import MplugOwl2
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
+from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 from vlmserve.checkpoint.processor_settings import (
     PartSettings,
     ProcessorSettings,
@@ -249,9 +251,9 @@ def _flat_tiles(checkpoint: Checkpoint) -> Iterator[Outcome]:
 
 def _inference_differs(checkpoint: Checkpoint) -> Iterator[Outcome]:
     """Families whose own training and inference code disagree."""
-    name = "" if checkpoint.family is None else checkpoint.family.name
+    family = checkpoint.family
     is_tuned = checkpoint.adapter is not None or checkpoint.training is not None
-    if name == "xcomposer2" and is_tuned:
+    if isinstance(family, XComposer2) and is_tuned:
         evidence = Evidence(
             file="geometry",
             key="1024x768",
@@ -263,7 +265,7 @@ def _inference_differs(checkpoint: Checkpoint) -> Iterator[Outcome]:
             "use one hd_num and one transform in both (training: ixc_utils.py of finetune/)",
             "InternLM/InternLM-XComposer finetune/ixc_utils.py against the model's ixc_utils.py",
         )
-    if name == "mplug_owl2" and checkpoint.config.get("image_aspect_ratio") == "pad":
+    if isinstance(family, MplugOwl2) and checkpoint.config.get("image_aspect_ratio") == "pad":
         evidence = Evidence(file="config.json", key="image_aspect_ratio", value="pad")
         yield _own_code(
             "its training pads images to a square, its published inference stretches them",

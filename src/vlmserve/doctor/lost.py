@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME, WEIGHTS_NAME, AdapterInfo
 from vlmserve.checkpoint.families import is_llava_original
+from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.weights import NON_LORA_NAME
@@ -178,8 +179,7 @@ def _has_projector(config: Mapping[str, Any]) -> bool:
 
 def _lost_separators(checkpoint: Checkpoint, adapter: AdapterInfo) -> Iterator[Finding]:
     """XComposer's separators between tiles, which PEFT trains and does not save."""
-    family = checkpoint.family
-    if family is None or family.name != "xcomposer2":
+    if not isinstance(checkpoint.family, XComposer2):
         return
     lost = [
         name

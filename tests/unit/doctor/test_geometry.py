@@ -285,3 +285,19 @@ def test_real_processors_in_both_layouts(
     (tuned / "preprocessor_config.json").unlink()
     (tuned / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
     assert run(tuned, base) == []
+
+
+def test_families_whose_own_code_disagrees(tmp_path: Path) -> None:
+    from tests.mutation.subjects_fakes import write_mplug_owl2, write_xcomposer2d5
+
+    composer, owl = tmp_path / "composer", tmp_path / "owl"
+    write_xcomposer2d5(composer, layers=1)
+    assert run(composer) == []
+    (composer / "trainer_state.json").write_text("{}")
+    (found,) = run(composer)
+    assert (found.severity, "4081 tokens" in found.evidence[0].value) == ("info", True)
+    write_mplug_owl2(owl, layers=1)
+    assert run(owl) == []
+    set_config(owl, image_aspect_ratio="pad")
+    (found,) = run(owl)
+    assert (found.severity, "stretches" in found.title) == ("info", True)

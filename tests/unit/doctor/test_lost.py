@@ -193,3 +193,27 @@ def test_swift_with_the_tower_in_the_adapter(write: CheckpointWriter, base: Path
     (adapter / "vit.safetensors").touch()
     (found,) = run(adapter)
     assert found.evidence[0].file == "vit.safetensors"
+
+
+def test_separators_of_xcomposer(write: CheckpointWriter, tmp_path: Path) -> None:
+    from tests.mutation.subjects_fakes import write_xcomposer2d5
+
+    base = tmp_path / "xcomposer"
+    write_xcomposer2d5(base, layers=1)
+    targets = [
+        "attention.wqkv",
+        "attention.wo",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+    ]
+    sizes = [(6144, 4096), (4096, 4096), (14336, 4096), (4096, 14336), (14336, 4096)]
+    adapted = {f"model.layers.0.{name}": size for name, size in zip(targets, sizes, strict=True)}
+    (found,) = run(write.adapter(base, adapted, config={"target_modules": targets}))
+    assert found.title.startswith("plora_glb_GN, plora_sub_GN trained with the adapter")
+
+    def edit(tensors: Any) -> None:
+        for name in ("plora_glb_GN", "plora_sub_GN"):
+            tensors[f"base_model.model.{name}"] = np.ones((1, 1, 4096), np.float32)
+
+    assert run(write.adapter(base, adapted, config={"target_modules": targets}, edit=edit)) == []

@@ -160,6 +160,22 @@ def test_training_limit_never_enlarges_the_processors_own(
     assert plan.mm_processor_kwargs == {"images_kwargs": {"size": size}}
 
 
+def test_training_limit_below_the_processors_smallest(
+    write: CheckpointWriter, tmp_path: Path
+) -> None:
+    tuned = write.model("tuned")
+    (tuned / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "Qwen2VLImageProcessor", '
+        '"size": {"shortest_edge": 3136, "longest_edge": 50176}}'
+    )
+    swift_args(tuned, max_pixels=784)
+
+    plan = plan_serving(load_checkpoint(tuned), config(), tmp_path)
+
+    size = {"shortest_edge": 3136, "longest_edge": 3136}
+    assert plan.mm_processor_kwargs == {"images_kwargs": {"size": size}}
+
+
 def test_operator_wins_over_the_training(write: CheckpointWriter, tmp_path: Path) -> None:
     tuned = write.model("tuned")
     swift_args(tuned, max_pixels=50176)
