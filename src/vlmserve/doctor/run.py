@@ -10,6 +10,7 @@ from vlmserve.doctor import (
     config,
     data_image_modes,
     data_media,
+    data_overlap,
     files,
     finite,
     generation,
@@ -62,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
     *components.CHECKS,
     *data_media.CHECKS,
     *data_image_modes.CHECKS,
+    *data_overlap.CHECKS,
     *budget.CHECKS,
     *labels.CHECKS,
 )
