@@ -22,6 +22,17 @@ def _own_system_prompt(case: Case) -> None:
     drop_key(case.checkpoint / "args.json", "system")
 
 
+def _prompt_of_the_run(case: Case) -> None:
+    set_key(case.checkpoint / "args.json", "system", "You name colours and shapes.")
+
+
+def _no_default_prompt(case: Case) -> None:
+    """A LLaMA-Factory run without a system prompt, served with the template's own."""
+    replace_text(
+        case.checkpoint / "training_args.yaml", "template: qwen2_vl", "template: qwen3_vl_nothink"
+    )
+
+
 def _lost_line_break(case: Case) -> None:
     replace_text(case.checkpoint / _TEMPLATE, "<|im_end|>\n", "<|im_end|>")
 
@@ -72,6 +83,14 @@ def _empty_answers(case: Case) -> None:
     _edit_answers(case, lambda message: message.update(content=""))
 
 
+def _blank_answers(case: Case) -> None:
+    def edit(rows: Any) -> None:
+        for turn in (turn for row in rows for turn in row["conversations"]):
+            turn["value"] = " " if turn["from"] == "gpt" else turn["value"]
+
+    edit_json(case.root / "data" / "train.json", edit)
+
+
 def _edit_answers(case: Case, edit: Any) -> None:
     def change(rows: list[Any]) -> None:
         for row in rows:
@@ -89,6 +108,20 @@ MUTATIONS = (
         "template.render-diff",
         "demo-full",
         _own_system_prompt,
+        fast=True,
+    ),
+    Mutation(
+        "a system prompt of the run, not served",
+        "template.render-diff",
+        "swift-lora",
+        _prompt_of_the_run,
+        fast=True,
+    ),
+    Mutation(
+        "a system prompt that LLaMA-Factory trained without",
+        "template.render-diff",
+        "llama-factory",
+        _no_default_prompt,
         fast=True,
     ),
     Mutation(
@@ -126,4 +159,5 @@ MUTATIONS = (
     ),
     Mutation("every answer marked loss: false", "data.labels-text", "demo-full", _all_muted),
     Mutation("empty answers", "data.labels-text", "demo-full", _empty_answers),
+    Mutation("answers of a blank", "data.labels-text", "llama-factory", _blank_answers),
 )
