@@ -131,7 +131,8 @@ class CheckpointWriter:
             "base_model_name_or_path": None if base is None else str(base),
             "r": 2,
             "lora_alpha": 4,
-            "target_modules": ["q_proj"],
+            # By their whole paths, so that no module counts as left out.
+            "target_modules": sorted(modules or {Q_PROJ}),
             **(config or {}),
         }
         (directory / "adapter_config.json").write_text(json.dumps(settings))
