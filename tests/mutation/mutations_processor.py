@@ -112,6 +112,15 @@ def _other_rate(case: Case) -> None:
     _serve(case, media_io_kwargs={"video": {"fps": 4}})
 
 
+def _adapter_of_small_frames(case: Case) -> None:
+    """The adapter's own video processor, which vLLM does not look at."""
+    assert case.base is not None
+    path = case.checkpoint / _PROCESSOR
+    shutil.copyfile(case.base / _PROCESSOR, path)
+    set_key(path, "video_processor.size", {"shortest_edge": 3136, "longest_edge": 65536})
+    case.train_env = VisionLimits(fps=2.0)
+
+
 def _without_one_module(case: Case) -> None:
     drop_tensors(case.checkpoint / ADAPTER_WEIGHTS, r"layers\.0\.self_attn\.v_proj\.")
 
@@ -175,6 +184,13 @@ MUTATIONS = (
     Mutation("do_sample_frames", "proc.video", "qwen2.5-vl", _sampled_twice, fast=True),
     Mutation("another temporal_patch_size", "proc.video", "qwen3-vl", _other_steps, fast=True),
     Mutation("eight times the frames", "proc.video", "swift-lora", _other_rate, fast=True),
+    Mutation(
+        "adapter trained on small frames",
+        "proc.video",
+        "swift-lora",
+        _adapter_of_small_frames,
+        fast=True,
+    ),
     Mutation(
         "one module dropped", "ckpt.lost-tensors", "demo-lora", _without_one_module, fast=True
     ),

@@ -8,10 +8,13 @@ from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.processor_settings import PartSettings, load_processor_settings
 from vlmserve.checkpoint.provenance import VisionLimits
 from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.checkpoint.visual_tokens.base import VisualTokens
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
+from vlmserve.doctor.image_drift import trained_processor
 from vlmserve.doctor.video_drift import CLIPS, Clip, VideoDrift, find_video_drift
+from vlmserve.errors import MediaError
 from vlmserve.frameworks.media_limits import TRAIN_ENV
 
 _VIDEO_LIMITS = tuple(
@@ -25,6 +28,12 @@ _PATCHES = {
 # vllm 0.32 hands these families frames that its loader took, and lets the processor take again.
 _SAMPLED_BY_LOADER = ("qwen2_vl", "qwen2_5_vl")
 
+_FRAMEWORKS_APART = ("ms-swift", "llama-factory")
+"""Frameworks that save the processor as they found it."""
+
+# From a thumbnail, which the class's smallest size enlarges, to high definition.
+_FRAMES = ((56, 56), (320, 240), (640, 360), (1920, 1080))
+
 _SOURCE = (
     "vllm 0.32 multimodal/video.py; LLaMA-Factory 0.9.5 data/mm_plugin.py; qwen-vl-utils 0.0.14 "
     "vision_process.py; LlamaFactory#6868"
@@ -34,13 +43,78 @@ _SOURCE = (
 def check_video(exam: Examination) -> Iterator[Outcome]:
     """``proc.video``: other frames than in training, or settings that contradict each other."""
     yield from _contradictions(exam.checkpoint)
-    drift = find_video_drift(exam)
-    if drift is None:
+    sign = _sign_of_video(exam)
+    if sign is None:
         return
-    sign = _sign_of_video(exam, drift)
-    drifted = drift.drifted() if sign is not None else []
-    if sign is not None and drifted:
+    drift = find_video_drift(exam)
+    drifted = [] if drift is None else drift.drifted()
+    if drift is not None and drifted:
         yield _served_otherwise(exam, drift, sign, drifted)
+    else:
+        yield from _against_origin(exam, sign)
+
+
+def _against_origin(exam: Examination, sign: Evidence) -> Iterator[Outcome]:
+    """Frames of another size than by the training's video processor, or by the base's."""
+    checkpoint = exam.checkpoint
+    origin, family = trained_processor(checkpoint), checkpoint.family
+    if origin is None or family is None:
+        return
+    served = load_processor_settings(checkpoint)
+    ways = [family.visual_tokens(checkpoint.config, each) for each in (served, origin)]
+    rows = []
+    for width_px, height_px in _FRAMES:
+        found, expected = (_frame_tokens(way, width_px, height_px) for way in ways)
+        if found != expected:
+            rows.append((f"{width_px}x{height_px}", found, expected))
+    if not rows:
+        return
+    is_adapter, training = checkpoint.adapter is not None, checkpoint.training
+    is_apart = training is not None and training.framework in _FRAMEWORKS_APART
+    whose = "training's" if is_adapter else "base's"
+    yield Finding(
+        id="proc.video",
+        title=f"the video processor that is served is not the {whose}: 8 frames of {rows[0][0]} "
+        f"are {rows[0][1]} tokens, were {rows[0][2]}",
+        evidence=[
+            sign,
+            *(
+                _setting_evidence(checkpoint, part.video, "size", role)
+                for part, role in ((served, "served"), (origin, f"the {whose}"))
+            ),
+            *(
+                Evidence(
+                    file="frames",
+                    key=f"8 frames of {size}",
+                    value=f"{found} tokens served, {expected} by the {whose}",
+                )
+                for size, found, expected in rows
+            ),
+        ],
+        consequence="The model sees larger or smaller frames than it was trained on, unless "
+        "training used this processor.",
+        remedy="put the video processor's settings of the training into the model's processor "
+        "files, or give them with engine.mm_processor_kwargs: {videos_kwargs: {size: ...}}",
+        source=_SOURCE,
+        severity="warn" if is_adapter or is_apart else "info",
+    )
+
+
+def _frame_tokens(formula: VisualTokens | None, width_px: int, height_px: int) -> int | None:
+    if formula is None:
+        return None
+    try:
+        video = formula.video(width_px, height_px, 8)
+    except MediaError:
+        return None
+    return None if video is None else video.tokens
+
+
+def _setting_evidence(checkpoint: Checkpoint, part: PartSettings, key: str, role: str) -> Evidence:
+    source = part.source(key)
+    file = source.key if source.path is None else shown_path(source.path, checkpoint)
+    shown = "default of the class" if source.path is None else source.key
+    return Evidence(file=file, key=shown, value=f"{part.get(key)} ({role})")
 
 
 def _contradictions(checkpoint: Checkpoint) -> Iterator[Outcome]:
@@ -90,10 +164,7 @@ def _contradiction(
     *,
     also: Evidence | None = None,
 ) -> Finding:
-    source = video.source(key)
-    file = source.key if source.path is None else shown_path(source.path, checkpoint)
-    shown = "default of the class" if source.path is None else source.key
-    evidence = [Evidence(file=file, key=shown, value=str(video.get(key)))]
+    evidence = [_setting_evidence(checkpoint, video, key, "the video processor")]
     return Finding(
         id="proc.video",
         title=title,
@@ -105,10 +176,10 @@ def _contradiction(
     )
 
 
-def _sign_of_video(exam: Examination, drift: VideoDrift) -> Evidence | None:
+def _sign_of_video(exam: Examination) -> Evidence | None:
     """What says that the model was trained on videos at all."""
     for name in _VIDEO_LIMITS:
-        value = getattr(drift.limits.told, name)
+        value = getattr(exam.train_env, name, None)
         if value is not None:
             return Evidence(file=TRAIN_ENV, key=name.upper(), value=f"{value:g}")
     if exam.data is None:
@@ -210,7 +281,8 @@ CHECKS = (
         "servers by theirs. Nothing of it is in the processor's files.",
         evidence="Frames and tokens of a frame for three usual videos, by the training's limits "
         "(its files, `--train-env`, the framework's defaults) and by those of vLLM's loader and "
-        "the served processor, where `--data` has videos or `--train-env` tells of them. Settings "
+        "the served processor, where `--data` has videos or `--train-env` tells of them; and the "
+        "sizes that the served video processor gives frames against the training's. Settings "
         "of the video processor that contradict each other or the model count in any case.",
         example="videos are probably not served as in training: 300 s of 1920x1080 were 128 frames "
         "of 42 tokens, are 600 frames of 1345.5 tokens",

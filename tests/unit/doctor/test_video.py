@@ -23,8 +23,8 @@ SHIPPED = {
 }
 
 
-def run(directory: Path, **settings: Any) -> list[Finding]:
-    exam = Examination(load_checkpoint(directory), fast=False, **settings)
+def run(directory: Path, base: Path | None = None, **settings: Any) -> list[Finding]:
+    exam = Examination(load_checkpoint(directory, base_model=base), fast=False, **settings)
     outcomes = list(check_video(exam))
     assert all(isinstance(outcome, Finding) for outcome in outcomes)
     return [outcome for outcome in outcomes if isinstance(outcome, Finding)]
@@ -152,6 +152,32 @@ def test_settings_that_do_no_harm(tuned: Path) -> None:
     # vLLM's own loader takes the frames, whatever the processor would take.
     set_video(tuned, fps=1, min_frames=8, max_frames=16, num_frames=None)
     assert run(tuned) == []
+
+
+def test_class_default_enlarges_small_frames(
+    write: CheckpointWriter, tuned: Path, videos: Dataset
+) -> None:
+    base = write.model("base")
+    (base / "preprocessor_config.json").write_text(json.dumps(SHIPPED))
+    assert run(tuned, base, data=videos) == []
+    set_video(tuned)  # a file without sizes: those of the class
+    assert run(tuned, base) == []
+    (found,) = run(tuned, base, data=videos)
+    assert found.severity == "info"
+    assert "8 frames of 56x56 are 576 tokens, were 16" in found.title
+    assert found.evidence[1].key == "default of the class"
+
+
+def test_adapters_own_video_processor(
+    write: CheckpointWriter, tuned: Path, videos: Dataset
+) -> None:
+    adapter = write.adapter(tuned)
+    set_video(adapter, size={"shortest_edge": 3136, "longest_edge": 65536})
+    assert run(adapter, data=videos) == []  # the adapter has no image processor of its own
+    (adapter / "preprocessor_config.json").write_text(json.dumps(SHIPPED))
+    (found,) = run(adapter, data=videos)
+    assert found.severity == "warn"
+    assert "not the training's" in found.title
 
 
 def test_frames_taken_twice_are_what_transformers_fails_on() -> None:
