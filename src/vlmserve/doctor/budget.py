@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 from vlmserve.checkpoint.provenance import TrainingInfo
 from vlmserve.checkpoint.text_config import find_text_section
 from vlmserve.doctor.check import Check
@@ -24,6 +25,7 @@ _SHARE = 0.01
 _FITTED_PERCENTS = (50, 95, 100)
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_BINS = 16
+_MOST_REASONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def find_length_limit(exam: Examination) -> LengthLimit | None:
     """The longest sample of the training, as the user tells or as files record it.
 
     ``--max-length`` goes before what the framework recorded (``max_length``, ``cutoff_len``), and
-    that before ``tokenizer_model_max_length`` and ``max_length`` of a model's own training code.
+    that before LLaVA's ``tokenizer_model_max_length`` and XComposer's ``max_length``.
     ms-swift without a ``max_length`` takes the model's own longest context.
     """
     if exam.max_length is not None:
@@ -113,16 +115,15 @@ def find_length_limit(exam: Examination) -> LengthLimit | None:
         if training.framework == "ms-swift":
             return _model_length(exam, config)
         return None
-    for key in ("tokenizer_model_max_length", "max_length"):
-        value = checkpoint.config.get(key)
-        # transformers 4 wrote generation's default of 20 into every configuration.
-        if type(value) is int and value > _GENERATION_DEFAULT:
-            return LengthLimit(value, config, key)
+    # Elsewhere max_length is generation's.
+    key = "max_length" if _is_xcomposer(exam) else "tokenizer_model_max_length"
+    value = checkpoint.config.get(key)
+    if type(value) is int and value > 0:
+        return LengthLimit(value, config, key)
     return None
 
 
 _KEYS = {"ms-swift": "max_length", "llama-factory": "cutoff_len"}
-_GENERATION_DEFAULT = 20
 
 
 def _model_length(exam: Examination, file: str) -> LengthLimit | None:
@@ -133,6 +134,10 @@ def _model_length(exam: Examination, file: str) -> LengthLimit | None:
     return LengthLimit(value, file, f"{section.where}max_position_embeddings")
 
 
+def _is_xcomposer(exam: Examination) -> bool:
+    return isinstance(exam.checkpoint.family, XComposer2)
+
+
 def _fate(exam: Examination) -> _Fate:
     training = exam.checkpoint.training
     if training is not None and training.framework == "ms-swift":
@@ -140,7 +145,7 @@ def _fate(exam: Examination) -> _Fate:
         return _DELETED if strategy == "delete" else _CUT
     if training is not None and training.framework == "llama-factory":
         return _FACTORY_CUT
-    if "XComposer" in exam.checkpoint.architecture:
+    if _is_xcomposer(exam):
         return _EMPTIED
     is_llava = "mm_projector_type" in exam.checkpoint.config
     return _LLAVA_CUT if is_llava else _CUT
@@ -203,10 +208,14 @@ def _evidence(exam: Examination, lengths: SampleLengths) -> Iterator[Evidence]:
             f"{longest.total:,}",
         )
     yield from _media_limits(lengths.limits)
-    for reason, places in lengths.uncounted.items():
+    reasons = list(lengths.uncounted.items())
+    for reason, places in reasons[:_MOST_REASONS]:
         yield Evidence(
             file=places[0], key="not counted", value=f"{_samples(len(places))}: {reason}"
         )
+    if len(reasons) > _MOST_REASONS:
+        rest = sum(len(places) for _, places in reasons[_MOST_REASONS:])
+        yield Evidence(file=file, key="not counted", value=f"{_samples(rest)} for other reasons")
 
 
 def _media_limits(limits: TrainingLimits | None) -> Iterator[Evidence]:

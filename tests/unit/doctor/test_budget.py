@@ -258,10 +258,15 @@ def test_ms_swift_without_a_length_takes_the_models(bench: Bench) -> None:
     assert (limit.tokens, limit.key) == (4096, "text_config.max_position_embeddings")
 
 
-def test_generations_default_is_no_limit(bench: Bench) -> None:
-    bench.configure(max_length=20)
-
+def test_max_length_is_xcomposers_limit_and_nobody_elses(bench: Bench) -> None:
+    bench.configure(max_length=4096)
     assert find_length_limit(bench.exam()) is None
+
+    bench.configure(auto_map={"AutoModel": "m.InternLMXComposer2ForCausalLM"})
+    limit = find_length_limit(bench.exam())
+
+    assert limit is not None
+    assert (limit.tokens, limit.file, limit.key) == (4096, "config.json", "max_length")
 
 
 def test_without_a_limit_the_distribution_is_told(bench: Bench) -> None:
@@ -304,6 +309,16 @@ def test_samples_that_cannot_be_counted_are_named(bench: Bench) -> None:
     assert texts[2] == "1 sample: a video that cannot be read"
     assert "200 times" in texts[3]
     assert alone.reason.startswith("none of 4 samples can be counted: an image that cannot be read")
+
+
+def test_few_reasons_are_listed(bench: Bench) -> None:
+    thin = [bench.sample(bench.image(1, 300 + row), "Which colour?", row=row) for row in range(7)]
+
+    finding = _finding(bench.outcomes(bench.sample("Which colour?"), *thin, max_length=4096))
+
+    named = [evidence.value for evidence in finding.evidence if evidence.key == "not counted"]
+    assert len(named) == 6
+    assert named[-1] == "2 samples for other reasons"
 
 
 def test_images_of_an_unknown_model_are_not_guessed(bench: Bench) -> None:
