@@ -89,8 +89,8 @@ def check_components(exam: Examination) -> Iterator[Outcome]:
     elif family is None:
         reason = f"the parts of {checkpoint.architecture} are not known to vlmserve"
         yield Unknown(id="diff.components", reason=reason)
-    elif not (checkpoint.weights.shards and checkpoint.base.weights.shards):
-        reason = "no safetensors files; pickled weights are not opened"
+    elif not (checkpoint.weights.files and checkpoint.base.weights.files):
+        reason = "there are no weight files on one side"
         yield Unknown(id="diff.components", reason=reason)
     elif exam.scan.problem is not None:
         yield Unknown(id="diff.components", reason=exam.scan.problem)

@@ -25,8 +25,8 @@ def check_finite(exam: Examination) -> Iterator[Outcome]:
     if exam.fast:
         reason = "the model's weights are not read in the fast pass; run vlmserve check"
         yield Unknown(id="ckpt.finite", reason=reason)
-    elif not checkpoint.weights.shards:
-        reason = "no safetensors files; pickled weights are not opened"
+    elif not checkpoint.weights.files:
+        reason = "there are no weight files"
         yield Unknown(id="ckpt.finite", reason=reason)
     else:
         tensors = exam.scan.tensors

@@ -70,8 +70,8 @@ def _compare_with_base(exam: Examination) -> tuple[str, Evidence] | Unknown | No
     reason = None
     if base is None:
         reason = "no base model to compare with: --base-model"
-    elif not (checkpoint.weights.shards and base.weights.shards):
-        reason = "no safetensors files; pickled weights are not opened"
+    elif not (checkpoint.weights.files and base.weights.files):
+        reason = "there are no weight files on one side"
     elif not exam.fast:
         reason = exam.scan.problem
         if reason is None:

@@ -141,7 +141,7 @@ def test_what_is_missing_is_said(write: Any, base: Path) -> None:
     assert "--base-model" in getattr(check(tuned)[0], "reason", "")
     assert "fast pass" in getattr(check(tuned, base, fast=True)[0], "reason", "")
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
-    assert "pickled" in getattr(check(tuned, base)[0], "reason", "")
+    assert "a pickle" in getattr(check(tuned, base)[0], "reason", "")
 
 
 def test_a_base_of_other_names_is_said(write: Any, base: Path) -> None:

@@ -363,6 +363,28 @@ def test_pickled_model_is_checked_like_another(write: Any, tiny_qwen2_vl: Any) -
     only(report, "ckpt.tensors")
 
 
+def test_values_of_a_pickled_model_are_read(write: Any) -> None:
+    cure_torch_extensions()
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    base, tuned = write.model("base"), write.model("tuned")
+    weights = load_file(tuned / "model.safetensors")
+    (tuned / "model.safetensors").unlink()
+    torch.save(weights, tuned / "pytorch_model.bin")
+
+    def examine() -> DoctorReport:
+        return run_checks(Examination(load_checkpoint(tuned, base_model=base), fast=False))
+
+    assert "train.no-signal" in {f.id for f in examine().findings}
+    weights["visual.blocks.1.norm2.bias"][3] = float("nan")
+    torch.save(weights, tuned / "pytorch_model.bin")
+    report = examine()
+    (finding,) = [f for f in report.findings if f.id == "ckpt.finite"]
+    assert finding.evidence[0].file == "pytorch_model.bin"
+    assert finding.evidence[0].key == "visual.blocks.1.norm2.bias"
+
+
 def test_a_pointer_says_how_to_fetch_the_weights(write: Any) -> None:
     model = write.model()
     (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
