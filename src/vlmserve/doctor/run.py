@@ -75,6 +75,7 @@ _CAUSES: dict[str, tuple[str, ...]] = {
     "lora.match": ("base.identity",),
     "lora.merge-proof": ("ckpt.finite", "base.identity"),
     "diff.components": ("ckpt.finite", "base.identity", "lora.merge-proof"),
+    "template.sep-atomic": ("tok.id-stability",),
     "train.no-signal": ("lora.merge-proof",),
 }
 

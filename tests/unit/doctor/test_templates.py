@@ -16,6 +16,7 @@ from vlmserve.datasets.read import load_dataset
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown
 from vlmserve.doctor.labels import check_labels
+from vlmserve.doctor.run import run_checks
 from vlmserve.doctor.separators import check_atomic
 from vlmserve.doctor.templates import check_render_diff
 
@@ -245,6 +246,13 @@ def test_marks_in_pieces(tuned: Path) -> None:
     assert "10 tokens: < | i m _ e n d | >" in finding.evidence[0].value
 
 
+def test_marks_in_pieces_follow_from_a_changed_tokenizer(tuned: Path, base: Path) -> None:
+    write_tokenizer(tuned, [token for token in QWEN_TOKENS if token != "<|im_end|>"])  # noqa: S105
+    found = {finding.id: finding for finding in run_checks(exam(tuned, base)).findings}
+    assert found["tok.id-stability"].severity == "block"
+    assert found["template.sep-atomic"].caused_by == "tok.id-stability"
+
+
 def test_marks_of_the_training_framework_count(tuned: Path) -> None:
     put_args(tuned, template="internvl2_5")
     assert "<img>" in only(marks(tuned)).title
@@ -354,6 +362,18 @@ def test_xcomposer_learns_the_question_after_a_system_turn(write: Any, tmp_path:
     finding = only(learned(directory, data))
     assert "something else than the answers" in finding.title
     assert "Who?" in finding.evidence[0].value
+
+
+def test_turns_that_are_cut_otherwise_as_a_whole(
+    write: Any, tiny_llava: Any, tmp_path: Path
+) -> None:
+    directory = put_args(llava(write, tiny_llava), template="llava1_5_hf")
+    data = chats(tmp_path / "a.jsonl", "yes", "no")
+    assert learned(directory, data) == []
+    write_tokenizer(directory, [*LLAVA_TOKENS, ":yes"], bos="<s>", eos="</s>")
+    finding = only(learned(directory, data))
+    assert (finding.severity, "1 of 2 samples" in finding.title) == ("info", True)
+    assert "'T' ':' 'y' 'e' turn by turn, 'T' ':yes'" in finding.evidence[0].value
 
 
 def test_samples_that_the_framework_drops(tuned: Path, tmp_path: Path) -> None:
