@@ -1,7 +1,7 @@
 """Sets two runs of a task side by side, sample by sample."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,9 @@ class Comparison:
 
     best_case: PairedResult | None
     """The same with every failure in the candidate's favour."""
+
+    scores: Mapping[str, tuple[float, float]]
+    """Oriented scores of baseline and candidate by sample id, of samples that have both."""
 
     regressed: tuple[Flip, ...]
     """Samples on which the candidate is worse, in the task's order."""
@@ -171,6 +174,11 @@ def compare_task(
         pairs=pairs,
         worst_case=worst_case,
         best_case=best_case,
+        scores={
+            sample_id: (old, new)
+            for sample_id, old, new in zip(ids, before, after, strict=True)
+            if old is not None and new is not None
+        },
         regressed=tuple(f for f in flips if sign * (f.candidate.score - f.baseline.score) < 0),
         improved=tuple(f for f in flips if sign * (f.candidate.score - f.baseline.score) > 0),
         failures=(

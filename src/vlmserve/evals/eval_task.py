@@ -24,6 +24,9 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_FAULTS_SHOWN = 5
 
+# A column with more different values names samples rather than kinds of them.
+_MAX_KINDS = 20
+
 # The examples of a few-shot prompt are drawn with it: the same for both sides and for every run,
 # or no answer would be found in the store again. The number is lm-eval's own default.
 _FEWSHOT_SEED = 1234
@@ -55,6 +58,25 @@ class EvalTask:
             "filter": self._filter,
             "version": str(self._task.VERSION),
             **{key: json.loads(json.dumps(config.get(key), default=_spelled)) for key in kept},
+        }
+
+    def fields(self) -> dict[str, list[str]]:
+        """The columns of the data that tell kinds of samples apart.
+
+        Returns:
+            By column, the value of each of ``samples``, as text; of columns with a few different
+            words or whole numbers.
+        """
+        docs = [instance.doc for instance in self._task.instances]
+        columns = {
+            name: [doc.get(name) for doc in docs]
+            for name in (docs[0] if docs and isinstance(docs[0], Mapping) else ())
+        }
+        return {
+            name: [str(value) for value in values]
+            for name, values in columns.items()
+            if all(isinstance(value, str | int) for value in values)
+            and 1 < len({str(value) for value in values}) <= _MAX_KINDS
         }
 
     def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:

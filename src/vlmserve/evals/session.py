@@ -18,6 +18,7 @@ from vlmserve.evals.report.json_report import (
     SideReport,
     SuiteReport,
     TaskReport,
+    create_slice_reports,
     create_task_reports,
 )
 from vlmserve.evals.runner import (
@@ -26,6 +27,7 @@ from vlmserve.evals.runner import (
     SilentListener,
 )
 from vlmserve.evals.samples import content_digest
+from vlmserve.evals.slices import Slice, adjust_slices, find_slices
 from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
@@ -97,6 +99,9 @@ class Session:
             candidate=_side_report(candidate, runs["candidate"]),
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=reports,
+            slices=create_slice_reports(
+                _find_slices(tasks, comparisons, stop), comparisons, suite.gate.alpha
+            ),
             notes=(
                 *_run_notes(baseline, candidate, self.limit),
                 *_saving_note(reports),
@@ -120,6 +125,17 @@ def _compare(
         alpha=alpha,
         asked=asked,
     )
+
+
+def _find_slices(
+    tasks: Sequence["EvalTask"], comparisons: Sequence[Comparison], stop: EarlyStop | None
+) -> list[Slice]:
+    found = {}
+    for task, comparison in zip(tasks, comparisons, strict=True):
+        asked = None if stop is None else stop.asked(task)
+        samples = task.samples if asked is None else asked
+        found[task.name] = find_slices(task, samples, comparison.scores)
+    return adjust_slices(found)
 
 
 def _noise(

@@ -38,6 +38,7 @@ def comparison(
         pairs=result,
         worst_case=worst or result,
         best_case=best or result,
+        scores={},
         regressed=(),
         improved=(),
         failures=(),

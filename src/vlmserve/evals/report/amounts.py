@@ -1,6 +1,6 @@
 """Numbers of a report in words: points for scores between 0 and 1, plain numbers for others."""
 
-from vlmserve.evals.report.json_report import TaskReport
+from vlmserve.evals.report.json_report import SliceReport, TaskReport
 
 
 def score_in_words(score: float | None, task: TaskReport) -> str:
@@ -10,7 +10,7 @@ def score_in_words(score: float | None, task: TaskReport) -> str:
     return f"{100 * score:.1f}" if task.in_points else f"{score:.4g}"
 
 
-def difference_in_words(task: TaskReport) -> str:
+def difference_in_words(task: TaskReport | SliceReport) -> str:
     """The difference with the ends of its interval, ``-`` where there is none."""
     if task.difference is None or task.lower is None or task.upper is None:
         return "-"

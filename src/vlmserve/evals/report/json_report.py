@@ -13,6 +13,7 @@ from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
 from vlmserve.evals.noise import Noise
 from vlmserve.evals.records import SideName
 from vlmserve.evals.samples import Sample
+from vlmserve.evals.slices import Slice
 from vlmserve.evals.statistics import Method
 
 if TYPE_CHECKING:
@@ -137,6 +138,30 @@ class TaskReport(Value):
     failures: tuple[FailureReport, ...]
 
 
+class SliceReport(Value):
+    """A kind of samples of a task. Amounts are in the metric's units, as in ``TaskReport``."""
+
+    task: str
+    name: str
+    """What the samples have in common, such as ``images = 2``."""
+
+    in_points: bool
+    n_pairs: int
+    baseline: float
+    candidate: float
+    difference: float
+    lower: float
+    upper: float
+    p_value: float
+    """Two-sided, of no difference, for this slice alone."""
+
+    adjusted_p: float
+    """The same adjusted for all slices of the run (Benjamini and Hochberg)."""
+
+    is_worse: bool
+    """Whether the candidate is worse here by more than the many looks explain."""
+
+
 class SideReport(Value):
     """What answered, on one side."""
 
@@ -186,6 +211,9 @@ class EvalReport(Value):
     """Of vlmserve and of what scored the answers."""
 
     tasks: tuple[TaskReport, ...]
+    slices: tuple[SliceReport, ...] = ()
+    """Kinds of samples, the worst first. They explain a verdict and take no part in it."""
+
     notes: tuple[str, ...] = Field(default=())
     """Things that a reader of the verdict should know."""
 
@@ -207,6 +235,35 @@ def create_task_reports(
     return tuple(
         report.model_copy(update={"noise": None if each is None else NoiseReport(**asdict(each))})
         for report, each in zip(reports, noise, strict=True)
+    )
+
+
+def create_slice_reports(
+    slices: Sequence[Slice], comparisons: Sequence[Comparison], alpha: float
+) -> tuple[SliceReport, ...]:
+    """Say of each slice what was found, in the metrics' own units."""
+    by_task = {comparison.task: comparison for comparison in comparisons}
+    return tuple(_slice_report(each, by_task[each.task], alpha) for each in slices)
+
+
+def _slice_report(found: Slice, comparison: Comparison, alpha: float) -> SliceReport:
+    pairs = found.pairs
+    sign = 1.0 if comparison.higher_is_better else -1.0
+    lower, upper = sorted((sign * pairs.lower, sign * pairs.upper))
+    turn = comparison.orientation
+    return SliceReport(
+        task=found.task,
+        name=found.name,
+        in_points=comparison.in_points,
+        n_pairs=pairs.n_pairs,
+        baseline=turn(pairs.baseline),
+        candidate=turn(pairs.candidate),
+        difference=sign * pairs.difference,
+        lower=lower,
+        upper=upper,
+        p_value=pairs.p_value,
+        adjusted_p=found.adjusted_p,
+        is_worse=pairs.difference < 0 and found.adjusted_p <= alpha,
     )
 
 

@@ -12,6 +12,7 @@ from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
 
 _MAX_FLIPS = 10
 _MAX_FAILURES = 10
+_MAX_SLICES = 10
 _MAX_CELL = 80
 _SPECIAL = "\\`*_<>[]|#~"
 _MARKS = {"pass": "🟢", "regression": "🔴", "inconclusive": "🟡", "not gated": "⚪"}
@@ -36,6 +37,12 @@ def _lines(report: EvalReport) -> Iterator[str]:
     for task in report.tasks:
         if task.gated and task.verdict != "pass":
             yield f"- **{_text(task.task)}**: {_text(task.reason)}"
+    for each in [each for each in report.slices if each.is_worse][:_MAX_SLICES]:
+        yield (
+            f"- worse where {_text(each.task)}, {_text(each.name)}: "
+            f"{_text(difference_in_words(each))} ({each.n_pairs} samples, adjusted p "
+            f"{_text(p_value_in_words(each.adjusted_p))})"
+        )
     for note in report.notes:
         yield f"- note: {_text(note)}"
     for task in report.tasks:

@@ -14,10 +14,11 @@ from vlmserve.evals.report.amounts import (
     p_value_in_words,
     score_in_words,
 )
-from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
+from vlmserve.evals.report.json_report import EvalReport, FlipReport, SliceReport, TaskReport
 
 _MAX_FLIPS_SHOWN = 3
 _MAX_FAILURES_SHOWN = 3
+_MAX_SLICES_SHOWN = 5
 _MAX_FAILURE_CELLS = 70
 _MAX_FLIP_CELLS = 70
 _ELLIPSIS = "..."
@@ -42,6 +43,7 @@ def print_report(report: EvalReport, console: Console) -> None:
     """
     console.print(_table(report, wide=console.width >= _WIDE_COLUMNS))
     _print_reasons(report.tasks, console)
+    _print_slices(report.slices, console)
     for task in report.tasks:
         _print_samples(task, console)
     for note in report.notes:
@@ -88,6 +90,21 @@ def _print_reasons(tasks: Sequence[TaskReport], console: Console) -> None:
             named.setdefault((task.reason, _STYLES[task.verdict]), []).append(task.task)
     for (reason, style), names in named.items():
         console.print(Text.assemble((reason, style), f": {', '.join(names)}"))
+
+
+def _print_slices(slices: Sequence[SliceReport], console: Console) -> None:
+    """Name the kinds of samples that got worse beyond what many looks explain."""
+    worse = [each for each in slices if each.is_worse]
+    for each in worse[:_MAX_SLICES_SHOWN]:
+        console.print(
+            Text.assemble(
+                ("worse where ", "red"),
+                f"{each.task}, {each.name}: {difference_in_words(each)} "
+                f"({each.n_pairs} samples, adjusted p {p_value_in_words(each.adjusted_p)})",
+            )
+        )
+    if len(worse) > _MAX_SLICES_SHOWN:
+        console.print(f"and {len(worse) - _MAX_SLICES_SHOWN} more such slices", style="dim")
 
 
 def _numbers(task: TaskReport) -> tuple[Text, ...]:
