@@ -38,6 +38,13 @@ _DEFAULT_THETA = {
 _TIED_BY_EITHER = frozenset({"qwen2_vl", "qwen2_5_vl", "llava", "llava_onevision"})
 _TIED_BY_TOP = {"qwen3_vl": False, "qwen3_vl_moe": False, "llava_next": False, "internvl": True}
 
+# The classes of these turn the type mrope into default before vLLM sees it: transformers 5.19
+# models/qwen2_vl/configuration_qwen2_vl.py.
+_RESPELLED = ("qwen2_vl", "qwen2_5_vl")
+
+# Pairs of ``type`` and ``rope_type`` that vLLM takes for the same: patch_legacy_rope_type.
+_ALIKE = (("su", "longrope"), ("mrope", "default"))
+
 
 @dataclass(frozen=True, slots=True)
 class TextSection:
@@ -68,8 +75,8 @@ class RopeInfo:
     """``default``, ``linear``, ``dynamic``, ``yarn``, ...; ``mrope``, the old spelling of
     ``default`` with sections, is given as ``default``."""
 
-    legacy_type: str
-    """What the older key ``type`` says beside ``rope_type``, spelled alike; else the same."""
+    contradiction: tuple[str, str] | None
+    """``rope_type`` and the older ``type`` where both are there and vLLM refuses the pair."""
 
     section: tuple[int, ...] | None
     """Frequencies for time, height and width, ``mrope_section``; ``None`` for plain positions."""
@@ -172,14 +179,17 @@ def _read_object(section: TextSection, key: str | None) -> RopeInfo | None:
     if theta is None and section.values.get("rope_theta") is not None:
         theta, theta_key = section.values["rope_theta"], f"{section.where}rope_theta"
     default = _DEFAULT_THETA.get(section.model_type)
-    rope_type = _spelled(values.get("rope_type", values.get("type", "default")))
+    new, old = values.get("rope_type"), values.get("type")
+    if section.model_type.startswith(_RESPELLED) and (old if new is None else new) == "mrope":
+        new = "default"
+    is_refused = None not in (new, old) and new != old and (old, new) not in _ALIKE
     share = values.get("partial_rotary_factor", section.values.get("partial_rotary_factor"))
     return RopeInfo(
         theta=default if theta is None else _number(theta, theta_key),
         theta_key=theta_key,
         is_theta_stated=theta is not None,
-        type=rope_type,
-        legacy_type=_spelled(values.get("type", rope_type)),
+        type=_spelled(old if new is None else new),
+        contradiction=(str(new), str(old)) if is_refused else None,
         section=_section(values.get("mrope_section"), f"{where}.mrope_section"),
         interleaved=bool(values.get("mrope_interleaved", False)),
         rotary_share=1.0 if share is None else _number(share, f"{where}: partial_rotary_factor"),
@@ -189,9 +199,8 @@ def _read_object(section: TextSection, key: str | None) -> RopeInfo | None:
 
 def _spelled(rope_type: object) -> str:
     """One spelling of a type for several: vllm 0.32 ``patch_legacy_rope_type``."""
-    return {"mrope": "default", "su": "longrope", "None": "default"}.get(
-        str(rope_type), str(rope_type)
-    )
+    name = "default" if rope_type is None else str(rope_type)
+    return {"mrope": "default", "su": "longrope"}.get(name, name)
 
 
 def _section(value: object, where: str) -> tuple[int, ...] | None:

@@ -67,11 +67,15 @@ def _unusable(
     needs_section = checkpoint.model_type in _MROPE_SECTIONS or (
         base is not None and base.section is not None
     )
-    if rope.legacy_type != rope.type:
+    if rope.contradiction is not None:
+        new, old = rope.contradiction
         yield Finding(
             id="cfg.rope",
-            title=f"rope_type {rope.type} and type {rope.legacy_type} contradict each other",
-            evidence=[_seen(checkpoint, rope, "rope_type"), _seen(checkpoint, rope, "type")],
+            title=f"rope_type {new} and type {old} contradict each other",
+            evidence=[
+                _evidence(checkpoint, f"{rope.key}.rope_type", new),
+                _evidence(checkpoint, f"{rope.key}.type", old),
+            ],
             consequence="vLLM refuses to start.",
             remedy=_at_model(checkpoint, f"remove the wrong one from {rope.key} in config.json"),
             source="vllm 0.32 transformers_utils/config.py patch_legacy_rope_type",
@@ -292,7 +296,7 @@ def _value(rope: RopeInfo, name: str) -> str:
         return "absent" if rope.section is None else str(list(rope.section))
     if name == "mrope_interleaved":
         return str(rope.interleaved).lower()
-    return rope.legacy_type if name == "type" else rope.type
+    return rope.type
 
 
 def _evidence(checkpoint: Checkpoint, key: str, value: str) -> Evidence:

@@ -31,6 +31,7 @@ ROPES: dict[str, dict[str, Any] | None] = {
         "original_max_position_embeddings": 32768,
         "mrope_section": SECTION,
     },
+    "new-mixed": {"rope_type": "mrope", "type": "default", "mrope_section": SECTION},
     "contradiction": {
         "type": "mrope",
         "rope_type": "yarn",
@@ -120,9 +121,9 @@ def test_settings_are_those_that_vllm_reads(vllm: Any, name: str) -> None:
     assert ours is not None
     if isinstance(theirs, str):
         assert "conflicts" in theirs
-        assert ours.type != ours.legacy_type
+        assert ours.contradiction is not None
         return
-    assert ours.type == ours.legacy_type
+    assert ours.contradiction is None
     assert theirs == {
         "theta": ours.theta,
         "type": ours.type,

@@ -70,7 +70,12 @@ def test_spellings_of_mrope(tmp_path: Path, rope: dict[str, Any]) -> None:
         (
             FLAT,
             {"rope_scaling": {"type": "mrope", "rope_type": "yarn", "mrope_section": SECTION}},
-            "rope_type yarn and type default contradict",
+            "rope_type yarn and type mrope contradict",
+        ),
+        (
+            QWEN3,
+            {"rope_scaling": {"rope_type": "mrope", "type": "default", "mrope_section": SECTION}},
+            "rope_type mrope and type default contradict",
         ),
         (
             FLAT,
