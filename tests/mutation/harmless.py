@@ -22,6 +22,7 @@ from tests.mutation.mutation import (
     write_json,
 )
 from tests.mutation.subject import Case
+from vlmserve.demo.samples import SampleGenerator
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,28 @@ def _frozen_tower(case: Case) -> None:
     edit_tensors(case.checkpoint / WEIGHTS, edit)
 
 
+def _photographs(case: Case) -> None:
+    """JPEGs of camera shape, one in grey, whatever their names say."""
+    from PIL import Image
+
+    for index, path in enumerate(sorted(case.root.glob("data/images/*.png"))):
+        image = Image.linear_gradient("L").resize((640, 480) if index % 2 else (480, 640))
+        if index:
+            image = Image.merge("RGB", [image, image.transpose(Image.Transpose.ROTATE_180), image])
+        image.save(path, "JPEG")
+
+
+def _with_video(case: Case) -> None:
+    """One sample of the training set is a video."""
+    sample = SampleGenerator("harmless", "train").sample("video")
+    assert case.data is not None
+    data = Path(case.data)
+    (data.parent / "dot.mp4").write_bytes(sample.media[0].file())
+    turns = ("user", f"<video>{sample.turns[0].question}"), ("assistant", sample.turns[0].target)
+    messages = [{"role": role, "content": content} for role, content in turns]
+    edit_rows(data, lambda rows: rows.append({"messages": messages, "videos": ["dot.mp4"]}))
+
+
 def _both_levels(directory: Path) -> None:
     """Sections repeat what stands above them, as transformers 4.52 to 4.57 write."""
 
@@ -246,6 +269,13 @@ def _initialised_otherwise(case: Case) -> None:
 
 
 HARMLESS = (
+    Harmless("photographs", "qwen2.5-vl", _photographs),
+    Harmless("photographs", "llava-next", _photographs),
+    Harmless("photographs", "llama-factory", _photographs),
+    Harmless("photographs", "swift-lora", _photographs),
+    Harmless("a video in the data", "qwen2.5-vl-4x", _with_video),
+    Harmless("a video in the data", "llava-onevision", _with_video),
+    Harmless("a video in the data", "qwen3-vl", _with_video),
     Harmless("both levels, as 4.52 writes", "qwen2.5-vl-4x", lambda c: _each(c, _both_levels)),
     Harmless("both levels, as 4.52 writes", "qwen2-vl-4x", lambda c: _both_levels(c.checkpoint)),
     Harmless("sizes repeated above", "llava-1.5-4x", _sizes_above),
