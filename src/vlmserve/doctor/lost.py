@@ -92,7 +92,8 @@ def _lost_wholes(checkpoint: Checkpoint, adapter: AdapterInfo) -> Iterator[Findi
     lost = [
         name
         for name in adapter.modules_to_save
-        if any(_is_part(name, tensor) for tensor in expected)
+        # A tied lm_head is the embedding again, and saved with that.
+        if any(spec.required and _is_part(name, tensor) for tensor, spec in expected.items())
         and not any(_is_part(name, tensor) for tensor in adapter.other_tensors)
     ]
     if lost:

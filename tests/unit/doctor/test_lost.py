@@ -98,7 +98,8 @@ def test_whole_modules(write: CheckpointWriter, base: Path) -> None:
         name = "base_model.model.visual.merger.mlp.0.weight"
         tensors[name] = np.ones((64, 64), np.float32)
 
-    wanted = {"target_modules": ["q_proj"], "modules_to_save": ["merger", "classifier"]}
+    names = ["merger", "classifier", "lm_head"]  # the base's lm_head is its embedding
+    wanted = {"target_modules": ["q_proj"], "modules_to_save": names}
     assert run(write.adapter(base, modules(Q), config=wanted, edit=edit)) == []
     (found,) = run(write.adapter(base, modules(Q), config=wanted))
     assert found.evidence[0].value == "merger"
