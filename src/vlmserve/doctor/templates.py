@@ -65,6 +65,10 @@ def _compare(
     if recipe is None and not is_other:
         return  # byte for byte the same, and nothing is rendered
     comparison = _Comparison(exam.checkpoint, served, fast=exam.fast)
+    broken = comparison.broken()
+    if broken is not None:
+        yield broken
+        return
     finding = None if recipe is None else comparison.with_training(recipe, other)
     if finding is not None:
         yield finding
@@ -97,6 +101,22 @@ class _Comparison:
         self._served = served
         self._rendered = _render_all(served)
         self._loaded: list[Tokenizer | None] = []
+
+    def broken(self) -> Finding | None:
+        """That the served template writes not even a question."""
+        probe = PROBES[0]
+        rendering = self._rendered[probe.name]
+        if rendering.text is not None:
+            return None
+        shown = self._shown(self._served.file)
+        return Finding(
+            id="template.render-diff",
+            title="the served chat template cannot be rendered",
+            evidence=(Evidence(file=shown, key=probe.name, value=rendering.reason),),
+            consequence="vLLM starts and fails at the first chat request.",
+            remedy="copy the chat template from the base model or the training run",
+            source=_SOURCE,
+        )
 
     def with_training(self, recipe: TemplateRecipe, other: Side | None) -> Finding | None:
         """What differs from how the training framework wrote it."""

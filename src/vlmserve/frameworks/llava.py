@@ -87,8 +87,3 @@ _ALL = (
 
 TEMPLATES: dict[str, FrameworkTemplate] = {template.name: template for template in _ALL}
 """By ``--version``."""
-
-
-def find_version(version: str) -> FrameworkTemplate:
-    """The conversation of a ``--version``, with LLaVA's fall-back for unknown ones."""
-    return TEMPLATES.get(version, VICUNA_V1)

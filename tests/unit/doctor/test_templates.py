@@ -162,6 +162,13 @@ def test_spelling_of_the_same_ids_is_no_difference(tuned: Path, base: Path) -> N
     assert diff(tuned, base) == []
 
 
+def test_a_template_that_does_not_render(tuned: Path, base: Path) -> None:
+    put_template(tuned, QWEN2_VL.replace("{% endfor %}", ""))
+    finding = only(diff(tuned, base))
+    assert finding.title == "the served chat template cannot be rendered"
+    assert "endfor" in finding.evidence[0].value
+
+
 def test_an_unknown_name_of_a_template_is_unknown(tuned: Path) -> None:
     put_args(tuned, template="my_own")
     (outcome,) = diff(tuned)

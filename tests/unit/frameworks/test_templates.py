@@ -157,10 +157,6 @@ def test_golden_renderings(module: Any, name: str, turns: list[Turn], text: str)
     assert rendered(module.TEMPLATES[name], *turns) == text
 
 
-def test_an_unknown_version_of_llava_is_vicuna() -> None:
-    assert llava.find_version("llava_llama_3").name == "v1"
-
-
 def test_ms_swift_learns_the_end_of_every_answer() -> None:
     template = ms_swift.TEMPLATES["qwen2_vl"]
     assert learned(template, *ROUND, *AGAIN) == [
