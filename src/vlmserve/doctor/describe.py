@@ -155,7 +155,7 @@ def _served(checkpoint: Checkpoint) -> str:
         return f"vLLM can load nothing from it as it is.{_beside(checkpoint)}"
     if checkpoint.adapter is not None:
         return f"Of this directory vLLM loads the adapter's weights alone.{_beside(checkpoint)}"
-    return ""
+    return "" if family is None else "vLLM loads all of its weight files."
 
 
 def _beside(checkpoint: Checkpoint) -> str:

@@ -340,6 +340,7 @@ def test_merged_and_stepped_models_say_so(write: Any, tmp_path: Path) -> None:
     text = describe_checkpoint(load_checkpoint(merged))
     assert text.startswith("A merged adapter, that is a full Qwen2-VL")
     assert "in the layout of transformers 4.x, step 30 of its run." in text
+    assert text.endswith("vLLM loads all of its weight files.")
     plain = write.model("plain")
     (plain / "args.json").write_text('{"model": "m", "tuner_type": "lora"}')
     assert describe_checkpoint(load_checkpoint(plain)).startswith("A merged adapter")
