@@ -1,6 +1,7 @@
 """Held-out samples in the training set: found, and nothing else taken for them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return load_checkpoint(path)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
     for number in range(4):
-        photo(number).save(tmp_path / f"{number}.png")
-    photo(0).resize((320, 240)).save(tmp_path / "0-small.jpg", quality=85)
+        photo(number, (320, 240)).save(folder / f"{number}.png")
+    photo(0, (320, 240)).resize((160, 120)).save(folder / "0-small.jpg", quality=85)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: Path) -> Path:
+    shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
