@@ -17,8 +17,8 @@ from vlmserve.checkpoint.tensor_values import (
     FORMATS,
     Array,
     Difference,
-    estimate_norm,
     examine,
+    squared_norm,
 )
 from vlmserve.checkpoint.tensors import TensorInfo
 from vlmserve.errors import CheckpointError
@@ -26,10 +26,10 @@ from vlmserve.errors import CheckpointError
 _CHUNK_BYTES = 1 << 20  # fits into a core's second cache with its scratch
 _UNIT_BYTES = 1 << 26  # one thread's share of a tensor
 _THREADS = 2
-# The base's norm is a scale to hold differences against; an eighth of each chunk tells it to a
-# fraction of a percent. Small chunks are taken whole.
-_NORM_SHARE = 8
-_WHOLE_BYTES = 1 << 16
+# How far large tensors moved is measured on the first quarter of each chunk, which tells it to a
+# fraction of a percent; whether they moved, and whether all is finite, on every value.
+_MEASURED_SHARE = 4
+_WHOLE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,16 @@ class ScannedTensor:
     """How many values are infinite or not a number."""
 
     largest: float
-    """The largest absolute value that is finite; against a base only where it was asked for."""
+    """The largest absolute value that is finite."""
 
     changed: bool
     """Whether the values differ from the base's; false without one."""
 
     squared_change: float
-    """Sum of squared differences from the base."""
+    """Sum of squared differences from the base; of large tensors to a percent or so."""
 
     squared_norm: float
-    """Sum of the base's squared values, to a percent or so."""
+    """Sum of the base's squared values; of large tensors to a percent or so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,6 @@ def scan_tensors(
     tensors: Mapping[str, TensorInfo],
     bases: Mapping[str, TensorInfo] | None = None,
     *,
-    with_largest: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ScannedTensor, ...]:
     """Read every value of some tensors once, in the order of the files.
@@ -103,7 +102,6 @@ def scan_tensors(
     Args:
         tensors: By any name; those of types that are not floating-point are left out.
         bases: Tensors to compare with, by the same names; ones of another shape are left out.
-        with_largest: Find the largest absolute values against a base, too; costs a tenth more.
         progress: Told how many bytes of how many are read.
 
     Returns:
@@ -126,9 +124,7 @@ def scan_tensors(
     total = sum(tensor.nbytes + (base.nbytes if base else 0) for _, tensor, base in named)
     done = 0
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for unit, found in zip(
-            units, pool.map(lambda unit: _scan(unit, with_largest=with_largest), units), strict=True
-        ):
+        for unit, found in zip(units, pool.map(_scan, units), strict=True):
             sums[unit.index].add(found)
             done += unit.count * _bytes_a_value(unit)
             if progress is not None:
@@ -165,13 +161,11 @@ def _bytes_a_value(unit: _Unit) -> int:
     return sum(sizes)
 
 
-def _scan(unit: _Unit, *, with_largest: bool) -> _Sums:
+def _scan(unit: _Unit) -> _Sums:
     try:
         # Values that are not finite are what is looked for, no reason to warn.
         with np.errstate(all="ignore"):
-            if unit.base is None:
-                return _scan_alone(unit)
-            return _scan_against(unit, unit.base, with_largest=with_largest)
+            return _scan_alone(unit) if unit.base is None else _scan_against(unit, unit.base)
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror or error}") from error
 
@@ -184,24 +178,24 @@ def _scan_alone(unit: _Unit) -> _Sums:
     return sums
 
 
-def _scan_against(unit: _Unit, base: TensorInfo, *, with_largest: bool) -> _Sums:
+def _scan_against(unit: _Unit, base: TensorInfo) -> _Sums:
     sums = _Sums()
     dtype = unit.tensor.dtype
-    widest = max(FORMATS[tensor.dtype].itemsize for tensor in (unit.tensor, base))
-    step = _CHUNK_BYTES // widest
+    sizes = [FORMATS[tensor.dtype].itemsize for tensor in (unit.tensor, base)]
+    step = _CHUNK_BYTES // max(sizes)
     difference = Difference(dtype, base.dtype, min(step, unit.count + 1))
     chunks = zip(_read(unit, unit.tensor, step), _read(unit, base, step), strict=True)
     for ours, theirs in chunks:
-        share = _NORM_SHARE if len(ours) > _WHOLE_BYTES else 1
-        is_equal = dtype == base.dtype and _is_equal(ours, theirs)
-        if is_equal:
-            change, norm = 0.0, estimate_norm(theirs, base.dtype, share)
-        else:
-            change, norm = difference.measure(ours, theirs, share)
-        # A finite distance vouches for the values; equal ones say nothing of themselves.
-        if with_largest or is_equal or not np.isfinite(change):
-            sums.examine(ours, dtype)
-        sums.changed |= not is_equal and change != 0.0
+        sums.examine(ours, dtype)
+        share = _MEASURED_SHARE if len(ours) > _WHOLE_BYTES else 1
+        count = len(ours) // sizes[0] // share
+        part, base_part = ours[: count * sizes[0]], theirs[: count * sizes[1]]
+        change, norm = 0.0, squared_norm(base_part, base.dtype) * share
+        if not (dtype == base.dtype and _is_equal(ours, theirs)):
+            change = difference.measure(part, base_part) * share
+            if share > 1 and not change:
+                change = difference.measure(ours, theirs)
+        sums.changed |= change != 0.0
         sums.squared_change += change
         sums.squared_norm += norm
     return sums

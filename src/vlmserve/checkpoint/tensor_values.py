@@ -169,18 +169,18 @@ def sum_squares(values: Array) -> float:
     return float(np.dot(values, values))
 
 
-def estimate_norm(raw: Array, dtype: str, share: int) -> float:
-    """The sum of squares of values, estimated from one in ``share`` of them, a leading block.
+def squared_norm(raw: Array, dtype: str) -> float:
+    """The sum of squares of values.
 
     Args:
         raw: Shape ``(n * itemsize,)``, type ``uint8``: the values' bytes.
         dtype: A key of ``FORMATS``.
-        share: 1 is exact.
     """
-    itemsize = FORMATS[dtype].itemsize
-    size = len(raw) // itemsize
-    part = -(-size // share)
-    return sum_squares(to_float(raw[: part * itemsize], dtype)) * (size / part)
+    if dtype != "BF16" or len(raw) % 4:
+        return sum_squares(to_float(raw, dtype))
+    words = raw.view(np.uint32)
+    halves = (words & _HIGH_HALF, words << _HALF_BITS)
+    return sum(sum_squares(half.view(np.float32)) for half in halves)
 
 
 class Difference:
@@ -202,35 +202,28 @@ class Difference:
         words = limit // 2 if self._is_paired else 0
         self._scratch = [np.empty(words, np.uint32) for _ in range(2)]
 
-    def measure(self, ours: Array, theirs: Array, norm_share: int) -> tuple[float, float]:
-        """The squared distance of two chunks, and the squared norm of the second.
+    def measure(self, ours: Array, theirs: Array) -> float:
+        """The squared distance of two chunks; not finite where a value is not.
 
         Args:
             ours: Shape ``(n * itemsize,)``, type ``uint8``: the values' bytes.
             theirs: The same of the other tensor.
-            norm_share: The norm is estimated from one in so many values, a leading block.
-
-        Returns:
-            Distance and norm. The distance is not finite where a value is not.
         """
         if self._is_paired and len(ours) % 4 == 0:
-            return self._measure_pairs(ours.view(np.uint32), theirs.view(np.uint32), norm_share)
+            return self._measure_pairs(ours.view(np.uint32), theirs.view(np.uint32))
         left, right = (to_float(*pair) for pair in zip((ours, theirs), self._dtypes, strict=True))
-        return sum_squares(left - right), estimate_norm(theirs, self._dtypes[1], norm_share)
+        return sum_squares(left - right)
 
-    def _measure_pairs(self, ours: Array, theirs: Array, norm_share: int) -> tuple[float, float]:
-        size = len(ours)
-        left, right = (scratch[:size] for scratch in self._scratch)
+    def _measure_pairs(self, ours: Array, theirs: Array) -> float:
+        left, right = (scratch[: len(ours)] for scratch in self._scratch)
         numbers, base_numbers = left.view(np.float32), right.view(np.float32)
-        part = -(-size // norm_share)
-        distance = norm = 0.0
+        distance = 0.0
         for take, by in ((np.bitwise_and, _HIGH_HALF), (np.left_shift, _HALF_BITS)):
             take(ours, by, out=left)
             take(theirs, by, out=right)
-            norm += sum_squares(base_numbers[:part])
             np.subtract(numbers, base_numbers, out=numbers)
             distance += sum_squares(numbers)
-        return distance, norm * (size / part)
+        return distance
 
 
 @cache

@@ -50,7 +50,6 @@ def scan_model(exam: "Examination") -> ModelScan:
     tensors = scan_tensors(
         ours,
         theirs,
-        with_largest=served_in_float16(exam),
         progress=lambda done, total: exam.progress("weights", done, total),
     )
     return ModelScan(tensors, None if problem else base, problem)

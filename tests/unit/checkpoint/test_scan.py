@@ -105,7 +105,7 @@ def test_change_against_a_base(dtype: str, base_dtype: str, size: int, tmp_path:
     assert entry.nonfinite == 0
     assert entry.squared_change == pytest.approx(squares(ours.double() - theirs.double()), 1e-5)
     assert entry.squared_norm == pytest.approx(squares(theirs), 1e-5)
-    same = scanned(path, path, with_largest=True)["x"]
+    same = scanned(path, path)["x"]
     assert not same.changed
     assert same.squared_change == 0
     assert same.largest == float(ours.double().abs().max())
@@ -126,11 +126,23 @@ def test_one_row_of_a_large_tensor_is_enough_to_have_changed(tmp_path: Path) -> 
     theirs = draw(3000, 512, dtype=torch.bfloat16)
     ours = theirs.clone()
     ours[-1] *= 2
+    assert ours.nbytes > 2 * scan._CHUNK_BYTES
     path = save(tmp_path / "x.safetensors", x=ours)
     entry = scanned(path, save(tmp_path / "y.safetensors", x=theirs))["x"]
     assert entry.changed
     assert entry.squared_change == pytest.approx(squares(theirs[-1]), 1e-3)
     assert entry.squared_norm == pytest.approx(squares(theirs), 1e-2)
+
+
+def test_large_tensors_are_measured_to_a_percent(tmp_path: Path) -> None:
+    theirs = draw(3000, 512, dtype=torch.bfloat16)
+    ours = theirs + 0.1 * draw(3000, 512, dtype=torch.bfloat16, seed=1)
+    ours[-1, -1] = float("nan")
+    path = save(tmp_path / "x.safetensors", x=ours)
+    entry = scanned(path, save(tmp_path / "y.safetensors", x=theirs))["x"]
+    change = (ours.double() - theirs.double()).nan_to_num()
+    assert entry.squared_change == pytest.approx(squares(change), 1e-2)
+    assert entry.nonfinite == 1
 
 
 def test_what_cannot_be_compared_is_read_alone(tmp_path: Path) -> None:
