@@ -25,6 +25,7 @@ test-formulas: install-dev  ## the token formulas against ten times as many size
 bench: install-dev  ## the benchmarks whose numbers are in benchmarks/README.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/serve_overhead.py
+	$(BIN)/python benchmarks/check_speed.py
 
 docs: install-dev  ## docs/checks.md: what the checks say, and what mutations trip
 	$(BIN)/python -m scripts.render_checks

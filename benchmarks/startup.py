@@ -32,9 +32,10 @@ from pathlib import Path
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
+from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.run import run_checks
 checkpoint = load_checkpoint(sys.argv[1])
-run_checks(checkpoint, fast=True)
+run_checks(Examination(checkpoint))
 config = load_config(Path(sys.argv[2]), ServeConfig)
 mark("checkpoint checked")
 from vlmserve.engine.offline import open_offline_engine
