@@ -156,7 +156,7 @@ def _section(check: Check, found: Iterable[Finding]) -> list[str]:
         "",
     ]
     if sources:
-        lines += ["**Known from.**", "", *(f"- {source}" for source in sources), ""]
+        lines += ["**Known from.**", "", *(f"- {_cell(source)}" for source in sources), ""]
     return lines
 
 

@@ -95,6 +95,14 @@ def _more_tokens(case: Case) -> None:
     set_key(case.checkpoint / "tokenizer_config.json", "added_tokens_decoder", {"600": token})
 
 
+def _older_generation(case: Case) -> None:
+    """Laid on a Qwen2-VL, whose language model has the same names and sizes."""
+    from tests.mutation import tiny_models
+
+    case.base = case.root / "Qwen2-VL"
+    tiny_models.save("qwen2_vl", tiny_models.create_model("qwen2_vl"), case.base)
+
+
 def _whole_modules(case: Case) -> None:
     """``modules_to_save``: the embedding was trained whole."""
     set_key(case.checkpoint / _CONFIG, "modules_to_save", ["embed_tokens"])
@@ -192,6 +200,13 @@ MUTATIONS = (
     ),
     # Another base, as the configuration tells.
     Mutation("adapter of a wider model", "base.identity", "demo-lora", _wider, fast=True),
+    Mutation(
+        "adapter of Qwen2.5-VL laid on Qwen2-VL",
+        "base.identity",
+        "swift-lora",
+        _older_generation,
+        fast=True,
+    ),
     Mutation(
         "tokens beyond the base's rows", "base.identity", "swift-lora", _more_tokens, fast=True
     ),

@@ -11,8 +11,6 @@ Whatever a file in it records of paths may be absolute: when a case is copied, i
 YAML files are rewritten to name the copy.
 """
 
-import importlib
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -25,6 +23,7 @@ from typing import Any
 from vlmserve.checkpoint.provenance import VisionLimits
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.serve import ServeConfig
+from vlmserve.datasets.read import load_dataset
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.report import DoctorReport
 from vlmserve.doctor.run import run_checks
@@ -54,7 +53,7 @@ class Case:
     def examine(self, *, fast: bool = False) -> DoctorReport:
         """Run the checks as ``vlmserve check`` does, all of them unless ``fast``."""
         data, heldout = (
-            None if path is None or fast else _load_dataset(path, self.media_root)
+            None if path is None or fast else load_dataset(path, media_root=self.media_root)
             for path in (self.data, self.heldout)
         )
         return run_checks(
@@ -68,14 +67,6 @@ class Case:
                 serve=ServeConfig.model_validate(self.serve_settings),
             )
         )
-
-
-def _load_dataset(path: str, media_root: Path | None) -> Any:
-    if importlib.util.find_spec("vlmserve.datasets.read") is None:
-        return None
-    return importlib.import_module("vlmserve.datasets.read").load_dataset(
-        path, media_root=media_root
-    )
 
 
 @dataclass(frozen=True)

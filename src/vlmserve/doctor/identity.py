@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME, AdapterInfo, AdapterMatch, match_adapter
+from vlmserve.checkpoint.families import FAMILIES
+from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.lora import adapted_tensors
 from vlmserve.checkpoint.source import Checkpoint
@@ -39,7 +41,11 @@ def _adapter_outcomes(exam: Examination, adapter: AdapterInfo) -> Iterator[Outco
     match = match_adapter(adapter, checkpoint.model)
     if match is None:
         return  # lora.match says that it is not checkable
-    evidence = [*_size_evidence(match), *_vocabulary_evidence(checkpoint)]
+    evidence = [
+        *_family_evidence(checkpoint),
+        *_size_evidence(match),
+        *_vocabulary_evidence(checkpoint),
+    ]
     if not exam.fast:
         evidence += _copy_evidence(exam, adapter)
     if evidence:
@@ -58,6 +64,26 @@ def _adapter_outcomes(exam: Examination, adapter: AdapterInfo) -> Iterator[Outco
             remedy="give the base it was trained on with --base-model DIR",
             source=_FEATURES,
         )
+
+
+def _family_evidence(checkpoint: Checkpoint) -> list[Evidence]:
+    """ms-swift names another generation of Qwen-VL than the base's.
+
+    Qwen2-VL and Qwen2.5-VL of 7B have language models of the same names and sizes. Of other
+    families ms-swift has names of its own (swift/model/constant.py ``MLLMModelType``).
+    """
+    family, training = checkpoint.family, checkpoint.training
+    names = {known.name for known in FAMILIES if isinstance(known, QwenVL)}
+    if training is None or family is None or family.name not in names:
+        return []
+    for file in training.files:
+        if not file.endswith("args.json"):
+            continue
+        told = read_json_if_present(checkpoint.path / file).get("model_type")
+        if told in names and told != family.name:
+            value = f"{told}, but the base is a {family.name}"
+            return [Evidence(file=file, key="model_type", value=value)]
+    return []
 
 
 def _merged_outcomes(exam: Examination, found: MergedFrom) -> Iterator[Outcome]:
@@ -185,9 +211,10 @@ CHECKS = (
         run=check_identity,
         cause="The recorded path of the base is stale, or another size or version of the model "
         "stands there now.",
-        evidence="Sizes of most adapted modules, and token ids beyond the base's embedding; with "
-        "both models at hand, whether what was not trained is the base's: the adapter's copies of "
-        "embeddings, or all that a merged adapter leaves alone.",
+        evidence="The generation of Qwen-VL that ms-swift's `args.json` names, sizes of most "
+        "adapted modules, and token ids beyond the base's embedding; with both models at hand, "
+        "whether what was not trained is the base's: the adapter's copies of embeddings, or all "
+        "that a merged adapter leaves alone.",
         example="the adapter was trained on another base model than the one it is laid on",
         remedy="Give the base it was trained on with `--base-model DIR`.",
     ),
