@@ -36,6 +36,7 @@ _LEAST_SPREAD = 6.0
 _MOST_PART_DIFFERENCE = 3.0
 _PARTS = (2, 4)
 _CELL = 12.0
+_STRIDE = 23  # prime to the thumbnail's sides, so that the few values lie all over it
 
 _N_THREADS = 4
 _BATCH = 64
@@ -107,13 +108,15 @@ class LikenessIndex:
         self._numbers = [
             number for number, one in enumerate(fingerprints) if one.thumbnail is not None
         ]
-        shape = (0, _SIDE_PX, _SIDE_PX, 3)
         thumbnails = [fingerprints[number].thumbnail for number in self._numbers]
-        self._thumbnails = np.stack(thumbnails) if thumbnails else np.zeros(shape, np.uint8)  # type: ignore[arg-type]
+        flat = [thumbnail.reshape(-1) for thumbnail in thumbnails if thumbnail is not None]
+        self._values = np.stack(flat) if flat else np.zeros((0, 3 * _SIDE_PX**2), np.uint8)
+        self._few = np.ascontiguousarray(self._values[:, ::_STRIDE])
+        self._parts = _parts(self._values)
         self._aspects = np.array([fingerprints[number].aspect for number in self._numbers])
         self._cells: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, parts in enumerate(_parts(self._thumbnails)):
-            self._cells[tuple((parts // _CELL).astype(int).tolist())].append(place)
+        for place, cell in enumerate((self._parts // _CELL).astype(int).tolist()):
+            self._cells[tuple(cell)].append(place)
 
     def find(self, fingerprint: Fingerprint) -> list[int]:
         """Numbers of the pictures that are like this one, in order."""
@@ -121,29 +124,30 @@ class LikenessIndex:
 
         if fingerprint.thumbnail is None:
             return []
-        near = np.array(sorted(self._near(fingerprint.thumbnail)), dtype=int)
-        if not len(near):
-            return []
-        difference = np.abs(
-            self._thumbnails[near].astype(np.int16) - fingerprint.thumbnail.astype(np.int16)
-        ).reshape(len(near), -1)
+        values = fingerprint.thumbnail.reshape(-1)
+        (parts,) = _parts(values[None])
+        near = np.array(sorted(self._near(parts)), dtype=int)
+        # Cheap differences first: a million blank forms lie in one cell.
+        near = near[
+            np.abs(self._parts[near] - parts).max(axis=1, initial=0) <= _MOST_PART_DIFFERENCE
+        ]
+        few = _differences(self._few[near], values[::_STRIDE])
+        near = near[few.max(axis=1, initial=0) <= _MOST_DIFFERENCE]
+        difference = _differences(self._values[near], values)
         aspects = self._aspects[near]
         alike = (
-            (difference.max(axis=1) <= _MOST_DIFFERENCE)
+            (difference.max(axis=1, initial=0) <= _MOST_DIFFERENCE)
             & (difference.mean(axis=1) <= _MOST_MEAN_DIFFERENCE)
             & (np.abs(aspects - fingerprint.aspect) <= _MOST_ASPECT_DIFFERENCE * aspects)
         )
-        own = _parts(fingerprint.thumbnail[None])[0]
-        parts = np.abs(_parts(self._thumbnails[near]) - own).max(axis=1)
-        return [self._numbers[place] for place in near[alike & (parts <= _MOST_PART_DIFFERENCE)]]
+        return [self._numbers[place] for place in near[alike]]
 
-    def _near(self, thumbnail: "Array") -> Iterator[int]:
-        (parts,) = _parts(thumbnail[None])
+    def _near(self, parts: "Array") -> Iterator[int]:
         reach = [
             sorted(
                 {
-                    int((part - _MOST_PART_DIFFERENCE) // _CELL),
-                    int((part + _MOST_PART_DIFFERENCE) // _CELL),
+                    int((part + side) // _CELL)
+                    for side in (-_MOST_PART_DIFFERENCE, _MOST_PART_DIFFERENCE)
                 }
             )
             for part in parts
@@ -152,12 +156,17 @@ class LikenessIndex:
             yield from self._cells.get(cell, ())
 
 
-def _parts(thumbnails: "Array") -> "Array":
-    """Mean brightness of 2 x 4 parts, shape ``(n, 8)``, of thumbnails ``(n, 16, 16, 3)``."""
+def _differences(values: "Array", one: "Array") -> "Array":
+    import numpy as np
+
+    return np.abs(values.astype(np.int16) - one.astype(np.int16))
+
+
+def _parts(values: "Array") -> "Array":
+    """Mean brightness of 2 x 4 parts, shape ``(n, 8)``, of thumbnails ``(n, 768)``."""
     rows, columns = _PARTS
-    shape = (-1, rows, _SIDE_PX // rows, columns, _SIDE_PX // columns)
-    brightness = thumbnails.mean(axis=3)
-    parts: Array = brightness.reshape(shape).mean(axis=(2, 4)).reshape(-1, rows * columns)
+    shape = (-1, rows, _SIDE_PX // rows, columns, _SIDE_PX // columns, 3)
+    parts: Array = values.reshape(shape).mean(axis=(2, 4, 5)).reshape(-1, rows * columns)
     return parts
 
 

@@ -17,7 +17,7 @@ from vlmserve.media.likeness import (
 )
 
 
-def photo(seed: int, size: tuple[int, int] = (640, 480)) -> Image.Image:
+def photo(seed: int, size: tuple[int, int] = (400, 300)) -> Image.Image:
     """Blurred noise: large and small structure, as a photograph has."""
     random = np.random.default_rng(seed)
     layers = [
@@ -44,8 +44,8 @@ def encode(image: Image.Image, file_format: str = "PNG", **kw: Any) -> bytes:
         encode(photo(1), "JPEG", quality=90),
         encode(photo(1), "JPEG", quality=30),
         encode(photo(1), "WEBP", quality=60),
-        encode(photo(1).resize((320, 240)), "JPEG", quality=85),
-        encode(photo(1).resize((1280, 960))),
+        encode(photo(1).resize((200, 150)), "JPEG", quality=85),
+        encode(photo(1).resize((800, 600))),
         encode(photo(1).convert("RGBA")),
     ],
     ids=["q90", "q30", "webp", "half", "double", "rgba"],
@@ -59,8 +59,8 @@ def test_copies_are_alike(copy: bytes) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        photo(1).crop((60, 0, 640, 480)),
-        photo(1).resize((640, 400)),
+        photo(1).crop((40, 0, 400, 300)),
+        photo(1).resize((400, 250)),
         photo(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         photo(1).rotate(90),
         photo(2),
