@@ -159,7 +159,7 @@ def compare(
         for name in actions
     }
     ratios = sorted(round(pair["plain"] / pair["check"], 3) for pair in counted)
-    return {**speeds, "ratio": statistics.median(ratios), "ratios": ratios}
+    return {**speeds, "ratio": round(statistics.median(ratios), 3), "ratios": ratios}
 
 
 def image_pass(folder: Path, count: int, rounds: int) -> dict[str, Any]:
