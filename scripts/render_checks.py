@@ -13,12 +13,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.mutation.harmless import HARMLESS
 from tests.mutation.laboratory import Laboratory, Result
 from tests.mutation.mutation import Mutation
 from tests.mutation.subject import Subject
 from tests.mutation.subjects import SUBJECTS
-from tests.mutation.tables import MUTATIONS
+from tests.mutation.tables import HARMLESS, MUTATIONS
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.finding import SEVERITIES, Finding
 from vlmserve.doctor.run import CHECKS

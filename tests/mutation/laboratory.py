@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutation.harmless import Harmless
-from tests.mutation.mutation import Mutation
+from tests.mutation.mutation import Harmless, Mutation
 from tests.mutation.subject import Case, Stock
 from tests.mutation.subjects import SUBJECTS
 from vlmserve.doctor.report import DoctorReport

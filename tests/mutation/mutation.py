@@ -48,6 +48,20 @@ class Mutation:
         return f"{self.check_id}: {self.name} ({self.subject})"
 
 
+@dataclass(frozen=True)
+class Harmless:
+    """One edit after which nothing is above ``info`` that was not before."""
+
+    name: str
+    subject: str
+    apply: Callable[[Case], object]
+
+    @property
+    def key(self) -> str:
+        """Name of the test case."""
+        return f"{self.name} ({self.subject})"
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -1,6 +1,8 @@
-"""Every mutation, theme by theme."""
+"""Every mutation, theme by theme, and the edits that do no harm."""
 
 from tests.mutation import (
+    harmless_layouts,
+    harmless_texts,
     mutations_adapters,
     mutations_budget,
     mutations_config,
@@ -10,7 +12,7 @@ from tests.mutation import (
     mutations_templates,
     mutations_weights,
 )
-from tests.mutation.mutation import Mutation
+from tests.mutation.mutation import Harmless, Mutation
 
 TABLES = (
     mutations_adapters.MUTATIONS,
@@ -25,3 +27,6 @@ TABLES = (
 """One table a theme; a new module is one more entry."""
 
 MUTATIONS: tuple[Mutation, ...] = tuple(mutation for table in TABLES for mutation in table)
+
+HARMLESS: tuple[Harmless, ...] = (*harmless_layouts.HARMLESS, *harmless_texts.HARMLESS)
+"""Edits that must trip nothing."""

@@ -5,11 +5,10 @@ from collections import Counter
 import pytest
 
 from scripts.render_checks import TARGET, render
-from tests.mutation.harmless import HARMLESS, Harmless
 from tests.mutation.laboratory import Laboratory
-from tests.mutation.mutation import Mutation
+from tests.mutation.mutation import Harmless, Mutation
 from tests.mutation.subjects import SUBJECTS
-from tests.mutation.tables import MUTATIONS
+from tests.mutation.tables import HARMLESS, MUTATIONS
 from vlmserve.doctor.finding import SEVERITIES
 from vlmserve.doctor.report import DoctorReport
 

@@ -1,9 +1,8 @@
-"""Edits that do no harm: people's checkpoints differ in these ways, and no check may object."""
+"""Edits that do no harm to weights, files, configurations and logs; no check may object."""
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from tests.mutation.mutation import (
     WEIGHTS,
+    Harmless,
     drop_files,
     drop_key,
     edit_json,
@@ -23,20 +23,6 @@ from tests.mutation.mutation import (
 )
 from tests.mutation.subject import Case
 from vlmserve.demo.samples import SampleGenerator
-
-
-@dataclass(frozen=True)
-class Harmless:
-    """One edit after which nothing is above ``info`` that was not before."""
-
-    name: str
-    subject: str
-    apply: Callable[[Case], object]
-
-    @property
-    def key(self) -> str:
-        """Name of the test case."""
-        return f"{self.name} ({self.subject})"
 
 
 def _each(case: Case, edit: Callable[[Path], object]) -> None:
