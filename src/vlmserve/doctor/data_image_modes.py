@@ -97,7 +97,8 @@ def _find_loader(exam: Examination, data: Dataset) -> _Loader:
     by_format = {"llava": "llava", "sharegpt": "llama-factory", "alpaca": "llama-factory"}
     # LLaVA and LLaMA-Factory are built on the transformers Trainer, and may leave its files alone.
     if named in {None, "transformers"}:
-        named = by_format.get(data.format, "ms-swift" if data.format == "ms-swift" else named)
+        # Messages with a column of images are ms-swift's, which leaves its args.json, and TRL's.
+        named = by_format.get(data.format, None if data.format == "ms-swift" else named)
     name = "" if family is None else family.name
     if named == "llava":
         return _XCOMPOSER if "xcomposer" in name else _LLAVA

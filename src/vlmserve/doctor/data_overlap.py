@@ -293,8 +293,7 @@ CHECKS = (
         "other encodings and sizes are found and crops are not), question and answer; text is "
         "compared by NFKC, whitespace and case. Without an image, question and answer must be the "
         "same and the question at least 20 characters long. A picture of the training set with "
-        "another question is `info`. Every image is decoded once, some 50 photographs a second "
-        "and core.",
+        "another question is `info`. Every image is decoded once.",
         example="17 of 500 held-out samples were trained on: same images or videos, same question",
         remedy="Take these rows out of one of the two sets, and judge again.",
     ),
