@@ -1,7 +1,6 @@
 """``vlmserve check``: what is wrong with a checkpoint, from its files."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from vlmserve.cli.check_report import ScanProgress, print_report
@@ -123,7 +122,8 @@ def _write(option: str, target: str | None, text: str) -> None:
     if target is None:
         return
     if target == "-":
-        sys.stdout.write(text)
+        # The reader may leave (``| head``), which does not change the exit status.
+        create_console().out(text, end="")
         return
     try:
         Path(target).write_text(text, encoding="utf-8")

@@ -39,6 +39,8 @@ _VERBS = {
     "check": _Verb("vlmserve.cli.check", "say what is wrong with a checkpoint, from its files"),
     "serve": _Verb("vlmserve.cli.serve", "serve a checkpoint behind the OpenAI API"),
     "eval": _Verb("vlmserve.cli.evaluate", "judge a checkpoint against the one before it"),
+    "runs": _Verb("vlmserve.cli.runs", "list what has been judged"),
+    "report": _Verb("vlmserve.cli.report", "show or write the report of a run again"),
     "demo": _Verb("vlmserve.cli.demo", "build, train or tour the demo checkpoints"),
 }
 

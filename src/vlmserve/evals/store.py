@@ -153,6 +153,14 @@ class AnswerStore:
             row = self._db.execute("SELECT report FROM runs WHERE run_id=?", (run_id,)).fetchone()
         return None if row is None else str(row[0])
 
+    def list_reports(self) -> list[tuple[str, str, str]]:
+        """Return run id, time (ISO 8601, UTC) and report (JSON text) of every run, oldest first."""
+        with self._translated("cannot be read"):
+            rows = self._db.execute(
+                "SELECT run_id, finished_at, report FROM runs ORDER BY finished_at, run_id"
+            ).fetchall()
+        return [(str(run), str(time), str(report)) for run, time, report in rows]
+
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
         try:

@@ -1,0 +1,72 @@
+"""``vlmserve report``: the report of a run that is kept, shown or written again."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmserve.cli.console import create_console
+from vlmserve.cli.runs import add_store_argument, open_store
+from vlmserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlmserve.evals.report.files import ReportFormat
+    from vlmserve.evals.report.json_report import EvalReport
+
+_LOG_COLUMNS = 140
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("run_id", metavar="RUN", help="its name, as vlmserve runs lists it")
+    add_store_argument(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the report for a pull request"
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show a run's report, and write it where asked.
+
+    Returns:
+        The verdict's exit status: 0 when it passed, 1 at a regression, 3 when undecided.
+    """
+    from vlmserve.evals.gate import EXIT_STATUS
+    from vlmserve.evals.report.files import write_reports
+    from vlmserve.evals.report.terminal import print_report
+
+    report = _load(args.run_id, args.store)
+    asked: dict[ReportFormat, Path | None] = {
+        "json": args.json,
+        "markdown": args.markdown,
+        "junit": args.junit,
+    }
+    write_reports(report, {name: path for name, path in asked.items() if path is not None})
+    print_report(report, create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS))
+    return EXIT_STATUS[report.verdict]
+
+
+def _load(run_id: str, path: Path | None) -> "EvalReport":
+    from pydantic import ValidationError
+
+    from vlmserve.evals.report.json_report import EvalReport
+
+    with open_store(path) as store:
+        text = store.find_report(run_id)
+        known = [name for name, _, _ in store.list_reports()]
+    if text is None:
+        raise ConfigError(
+            f"{store.path}: no run {run_id}",
+            hint=f"the latest are {', '.join(known[-3:])}" if known else "it has no runs yet",
+        )
+    try:
+        return EvalReport.model_validate_json(text)
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigError(
+            f"{store.path}: run {run_id}: {field}: {error.errors()[0]['msg']}: the report is of "
+            "another version of vlmserve",
+            hint=f"judge again with --run-id {run_id}: its answers are kept",
+        ) from error
