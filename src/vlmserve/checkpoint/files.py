@@ -22,6 +22,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: not UTF-8 text: {error.reason}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: nested too deeply to be read") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: a JSON object is expected, not {type(value).__name__}")
     return value

@@ -11,6 +11,7 @@ from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.leftovers import Leftover, convert_zero, find_zero_shards
 from vlmserve.checkpoint.processor import PROCESSOR_FILES, TOKENIZER_FILES
 from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.checkpoint.token_table import read_tokenizer_json
 from vlmserve.checkpoint.torch_pickle import OpaquePickleError
 from vlmserve.checkpoint.weights import INDEX_NAME
 from vlmserve.doctor.check import Check
@@ -200,7 +201,10 @@ def _json_faults(checkpoint: Checkpoint) -> list[Evidence]:
     for directory in directories:
         for path in (directory / name for name in _JSON_FILES):
             try:
-                read_json_if_present(path)
+                if path.name == "tokenizer.json" and path.is_file():
+                    read_tokenizer_json(path)
+                else:
+                    read_json_if_present(path)
             except CheckpointError as error:
                 faults.append(_fault(path, checkpoint, error))
     return faults

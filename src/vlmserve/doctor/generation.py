@@ -8,10 +8,10 @@ from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.processor import find_processor
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.text_config import find_text_section
+from vlmserve.checkpoint.token_table import load_token_table
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
-from vlmserve.doctor.tokens import find_table
 from vlmserve.errors import CheckpointError
 
 FILE = "generation_config.json"
@@ -66,7 +66,7 @@ def _missing_stop(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Iterat
     if end is None:
         return
     token, template_file, directory = end
-    table = find_table(directory)
+    table = load_token_table(directory)
     end_id = None if table is None else table.id_of(token)
     if table is None or end_id is None:
         return
@@ -207,7 +207,9 @@ def _turn_end(checkpoint: Checkpoint) -> tuple[str, str, Path] | None:
         if token is None or ("eos_token" in text and token == "</s>"):  # noqa: S105 - no secret
             return None
         file = shown_path(directory / names[0], checkpoint)
-        tokenizer = next((place for place in places if find_table(place) is not None), directory)
+        tokenizer = next(
+            (place for place in places if load_token_table(place) is not None), directory
+        )
         return token, file, tokenizer
     return None
 

@@ -2,14 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vlmserve.checkpoint.embedding import find_embedding, read_rows
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.placeholders import find_placeholders
-from vlmserve.checkpoint.processor import TOKENIZER_FILES
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo
 from vlmserve.checkpoint.text_config import find_text_section
@@ -31,7 +29,7 @@ _ID_FILES = ("tokenizer.json", "added_tokens.json", "vocab.json")
 def check_id_stability(exam: Examination) -> Iterator[Outcome]:
     """``tok.id-stability``: tokens that have another id than in the base or the configuration."""
     checkpoint = exam.checkpoint
-    ours = find_table(checkpoint.path)
+    ours = load_token_table(checkpoint.path)
     base = None if checkpoint.base is None else checkpoint.base.path
     served = _first_table(_places(checkpoint))
     if served is not None:
@@ -43,7 +41,7 @@ def check_id_stability(exam: Examination) -> Iterator[Outcome]:
         reason = "no base model to compare the tokenizer with: --base-model"
         yield Unknown(id="tok.id-stability", reason=reason)
     elif not _same_files(checkpoint.path, base):
-        theirs = find_table(base)
+        theirs = load_token_table(base)
         if theirs is not None:
             yield from _moved(checkpoint, ours, theirs)
 
@@ -57,7 +55,7 @@ def check_rows(exam: Examination) -> Iterator[Outcome]:
     if not checkpoint.weights.shards:
         return
     embedding = find_embedding(checkpoint.tensors.values())
-    table = find_table(checkpoint.path) or _first_table(_places(checkpoint))
+    table = load_token_table(checkpoint.path) or _first_table(_places(checkpoint))
     if embedding is None or table is None:
         return
     rows = embedding.shape[0]
@@ -225,7 +223,7 @@ def _untrained(
     """Rows of new tokens that are zero, or alike to the byte: nothing was learned for them."""
     if _same_files(checkpoint.path, base.path):
         return
-    theirs = find_table(base.path)
+    theirs = load_token_table(base.path)
     if theirs is None or not theirs.vocab:
         return
     new = sorted(
@@ -281,7 +279,7 @@ def _places(checkpoint: Checkpoint) -> list[Path]:
 
 
 def _first_table(places: Iterable[Path]) -> TokenTable | None:
-    return next((table for table in map(find_table, places) if table is not None), None)
+    return next((table for table in map(load_token_table, places) if table is not None), None)
 
 
 def _same_files(ours: Path, theirs: Path) -> bool:
@@ -295,27 +293,6 @@ def _same_files(ours: Path, theirs: Path) -> bool:
         return read_json_if_present(directory / "tokenizer_config.json").get("added_tokens_decoder")
 
     return read(ours) == read(theirs) and listed(ours) == listed(theirs)
-
-
-def find_table(directory: Path) -> TokenTable | None:
-    """The tokens of a directory; several checks ask, and a file that stays is read once.
-
-    Raises:
-        CheckpointError: A file of the tokenizer is broken.
-    """
-    stamp = tuple(
-        (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in (directory / name for name in TOKENIZER_FILES)
-        if path.is_file()
-    )
-    return _read_table(directory, stamp)
-
-
-@lru_cache(maxsize=4)
-def _read_table(directory: Path, stamp: object) -> TokenTable | None:
-    """Reading a vocabulary of 150 000 tokens takes some 0.2 s, so it is done once."""
-    del stamp
-    return load_token_table(directory)
 
 
 CHECKS = (

@@ -125,3 +125,16 @@ def test_broken_sentencepiece_model(tmp_path: Path) -> None:
 
 def test_the_longest_token_is_cut_out() -> None:
     assert list(split_at("a<b>c<b>>", {"<b>": 1, "<b>>": 2})) == ["a", "<b>", "c", "<b>>"]
+
+
+def test_a_table_is_read_again_only_when_a_file_changes(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    first = load_token_table(tmp_path)
+
+    assert load_token_table(tmp_path) is first
+
+    (tmp_path / "added_tokens.json").write_text('{"<new>": 9}', encoding="utf-8")
+    second = load_token_table(tmp_path)
+
+    assert second is not None
+    assert second.id_of("<new>") == 9
