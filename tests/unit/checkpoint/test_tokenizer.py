@@ -128,13 +128,13 @@ def test_the_longest_token_is_cut_out() -> None:
 
 
 def test_a_table_is_read_again_only_when_a_file_changes(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
-    first = load_token_table(tmp_path)
+    path = write_tokenizer(tmp_path, ["<a>"])
+    first = load_token_table(path)
 
-    assert load_token_table(tmp_path) is first
+    assert load_token_table(path) is first
 
-    (tmp_path / "added_tokens.json").write_text('{"<new>": 9}', encoding="utf-8")
-    second = load_token_table(tmp_path)
+    (path / "added_tokens.json").write_text('{"<new>": 900}', encoding="utf-8")
+    second = load_token_table(path)
 
     assert second is not None
-    assert second.id_of("<new>") == 9
+    assert second.id_of("<new>") == 900
