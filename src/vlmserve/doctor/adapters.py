@@ -28,6 +28,11 @@ _MERGE = (
     "merge the adapter into its base (PEFT: merge_and_unload, ms-swift: swift export --merge_lora "
     "true) and serve the result"
 )
+_RENAME = (
+    "rename the adapter's keys to the base's module paths (save it with the same transformers "
+    f"version that the base is loaded with), or {_MERGE}"
+)
+_ALWAYS = "language model"  # the part that vLLM takes LoRA on whatever the family
 
 # Initialisations that leave the base as it is, so that the saved adapter is a plain one
 # (vllm 0.32 lora/peft_helper.py _init_is_supported).
@@ -120,9 +125,9 @@ def _rank_finding(adapter: AdapterInfo) -> Finding:
 def _match_finding(checkpoint: Checkpoint, adapter: AdapterInfo, match: AdapterMatch) -> Finding:
     total = len(adapter.pairs)
     fitting = set(match.matched) - {mismatch.module for mismatch in match.shape_mismatches}
-    evidence = []
+    evidence, remedy = [], _RENAME
     if match.unmatched:
-        value = f"not in {checkpoint.architecture}: {enumerate_names(match.unmatched)}"
+        value, remedy = _unmatched(checkpoint.model, match)
         evidence.append(Evidence(file=WEIGHTS_NAME, key="module names", value=value))
     evidence += [shape_evidence(mismatch) for mismatch in match.shape_mismatches[:3]]
     if match.shape_mismatches:
@@ -137,10 +142,36 @@ def _match_finding(checkpoint: Checkpoint, adapter: AdapterInfo, match: AdapterM
         + ("" if fitting else ": this adapter would do nothing in vLLM"),
         evidence=evidence,
         consequence=consequence,
-        remedy="rename the adapter's keys to the base's module paths (save it with the same "
-        f"transformers version that the base is loaded with), or {_MERGE}",
+        remedy=remedy,
         source=_SILENT,
     )
+
+
+def _unmatched(base: Checkpoint, match: AdapterMatch) -> tuple[str, str]:
+    """What the modules without a match are, and what to do about them."""
+    where, names = base.architecture, enumerate_names(match.unmatched)
+    family = base.family
+    linear = None if family is None else family.linear_modules(base.config)
+    if family is not None and linear:
+        paths = {module: family.trained_module(module) for module in match.unmatched}
+        tower = [path for path in paths.values() if family.component(f"{path}.") != _ALWAYS]
+        if len(tower) == len(paths) and not family.supports_tower_lora:
+            return (
+                f"vLLM takes no LoRA on vision tower and projector of {where}: {names}",
+                _MERGE,
+            )
+        others = [module for module, path in paths.items() if path not in linear]
+        first = match.unmatched[0]
+        if not others:
+            return (
+                f"of other names in {where}: {names}",
+                f"{_MERGE}; or rename the adapter's keys to the paths that vLLM has, such as "
+                f"{first} to {paths[first]}",
+            )
+        expected = family.expected_tensors(base.config) or {}
+        if all(f"{paths[module]}.weight" in expected for module in others):
+            return f"vLLM takes no LoRA on these modules of {where}: {names}", _MERGE
+    return f"not in {where}: {names}", _RENAME
 
 
 def shape_evidence(mismatch: ShapeMismatch) -> Evidence:

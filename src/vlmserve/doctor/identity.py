@@ -11,6 +11,7 @@ from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.lora import adapted_tensors
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo
+from vlmserve.checkpoint.text_config import find_text_section
 from vlmserve.doctor.adapters import shape_evidence
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
@@ -90,15 +91,16 @@ def _merged_outcomes(exam: Examination, found: MergedFrom) -> Iterator[Outcome]:
     """Tensors that the adapter leaves alone, and that are not the base's."""
     checkpoint = exam.checkpoint
     family = checkpoint.family
-    if family is None or found.adapter.modules_to_save or found.adapter.bias != "none":
+    if family is None or _moves_more_than_pairs(found.adapter):
         return
-    adapted = {f"{item.name}.weight" for item in adapted_tensors(found.adapter, found.base)}
+    # Convolutions, too, which have no product of two matrices.
+    adapted = {f"{family.trained_module(pair.module)}.weight" for pair in found.adapter.pairs}
     foreign = [
         entry
         for entry in exam.scan.tensors
         if entry.changed and entry.name not in adapted and not is_conversion(entry)
     ]
-    if not adapted or not foreign:
+    if not foreign or not adapted_tensors(found.adapter, found.base):
         return
     worst = max(foreign, key=lambda entry: entry.squared_change)
     size = math.sqrt(worst.squared_change / worst.squared_norm) if worst.squared_norm else math.inf
@@ -124,6 +126,12 @@ def _merged_outcomes(exam: Examination, found: MergedFrom) -> Iterator[Outcome]:
         source="LoRA changes the modules it adapts and no others (peft 0.21 merge_and_unload)",
         severity="warn",
     )
+
+
+def _moves_more_than_pairs(adapter: AdapterInfo) -> bool:
+    """Whether a merge changes other tensors than those that a pair of matrices is laid on."""
+    settings = ("modules_to_save", "trainable_token_indices")
+    return adapter.bias != "none" or any(map(adapter.config.get, settings))
 
 
 def is_conversion(entry: "ScannedTensor") -> bool:
@@ -184,13 +192,13 @@ def _size_evidence(match: AdapterMatch) -> list[Evidence]:
 
 
 def _vocabulary_evidence(checkpoint: Checkpoint) -> list[Evidence]:
-    """A token in the adapter's tokenizer that the base has no embedding for."""
+    """A token in the adapter's tokenizer that neither base nor adapter has an embedding for."""
     decoder = read_json_if_present(checkpoint.path / "tokenizer_config.json").get(
         "added_tokens_decoder"
     )
-    text = checkpoint.config.get("text_config")
-    rows = checkpoint.config.get("vocab_size") or (text or {}).get("vocab_size")
-    if not isinstance(decoder, dict) or not isinstance(rows, int):
+    section = find_text_section(checkpoint.config).values
+    rows = checkpoint.config.get("vocab_size") or section.get("vocab_size")
+    if not isinstance(decoder, dict) or not isinstance(rows, int) or _brings_embedding(checkpoint):
         return []
     last = max((int(key) for key in decoder if str(key).isdecimal()), default=-1)
     if last < rows:
@@ -203,6 +211,13 @@ def _vocabulary_evidence(checkpoint: Checkpoint) -> list[Evidence]:
             value=f"token id {last}, but {config} has vocab_size {rows}",
         )
     ]
+
+
+def _brings_embedding(checkpoint: Checkpoint) -> bool:
+    """Whether the adapter was trained with tokens of its own: lora.coverage's."""
+    adapter = checkpoint.adapter
+    names = () if adapter is None else (*adapter.other_tensors, *adapter.embedding_copies)
+    return any("embed_tokens" in name for name in names)
 
 
 CHECKS = (

@@ -67,6 +67,9 @@ class Family(ABC):
     supports_lora: ClassVar[bool] = True
     """Whether vllm 0.32 takes adapters for it: the class's ``SupportsLoRA``."""
 
+    reads_image_processor: ClassVar[bool] = True
+    """Whether vLLM takes the settings of images from the processor's files."""
+
     traps: ClassVar[tuple[str, ...]] = ()
     """What goes wrong when it is converted, merged or run by its own code and no file tells, each
     in a few words."""
@@ -143,6 +146,14 @@ class Family(ABC):
         """A module's path in vLLM, from its path in an adapter."""
         # The prefixes end in a dot, which a module such as lm_head itself does not have.
         return self.canonical(f"{path}.").removesuffix(".")
+
+    def trained_module(self, path: str) -> str:
+        """The canonical path of the module in the files that an adapter's path stands for.
+
+        Some classes of transformers have other paths in memory, and so in adapters, than in the
+        files that they save; vLLM goes by the files' and does not find those of such an adapter.
+        """
+        return self.canonical_module(path)
 
     def component(self, name: str) -> Component:
         """The part of the model that a canonical name belongs to."""

@@ -14,6 +14,8 @@ from vlmserve.checkpoint.visual_tokens.llava import create_llava_tokens
 from vlmserve.errors import CheckpointError
 
 _PROJECTOR = "multi_modal_projector."
+_TOWER = "vision_tower."
+_TOWER_LEVEL = "vision_tower.vision_model."
 
 
 class Llava(Family):
@@ -28,7 +30,7 @@ class Llava(Family):
         ("model.multi_modal_projector.", _PROJECTOR),
         ("lm_head.", "language_model.lm_head."),
     )
-    tower_prefixes = ("vision_tower.",)
+    tower_prefixes = (_TOWER,)
     projector_prefixes: ClassVar[tuple[str, ...]] = (_PROJECTOR,)
     default_decoder: ClassVar[str] = "llama"
     """Kind of a ``text_config`` that does not say."""
@@ -88,9 +90,18 @@ class Llava(Family):
         return decoder is not None and decoder.embedding_lora
 
     @override
+    def trained_module(self, path: str) -> str:
+        # transformers 5 has no such level in memory, and puts it back into the files that it saves
+        # (5.19 conversion_mapping.py CLIPVisionModel).
+        module = self.canonical_module(path)
+        if module.startswith(_TOWER) and not module.startswith(_TOWER_LEVEL):
+            return _TOWER_LEVEL + module.removeprefix(_TOWER)
+        return module
+
+    @override
     def explain(self, missing: frozenset[str], unexpected: frozenset[str]) -> str | None:
-        level = "vision_tower.vision_model."
-        flat = {name.replace(level, "vision_tower.") for name in missing if name.startswith(level)}
+        level = _TOWER_LEVEL
+        flat = {name.replace(level, _TOWER) for name in missing if name.startswith(level)}
         if not flat or not flat <= unexpected:
             return super().explain(missing, unexpected)
         return (
