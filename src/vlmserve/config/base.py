@@ -12,6 +12,10 @@ from vlmserve.errors import ConfigError
 
 M = TypeVar("M", bound="StrictModel")
 
+UNION_MARK = "member:"
+"""How the tags of a union's members begin: pydantic puts them among the keys of a field's place,
+and messages leave them out."""
+
 
 class StrictModel(BaseModel):
     """A configuration model: frozen, and a key it does not know is an error."""
@@ -126,7 +130,7 @@ def _assign(raw: dict[Any, Any], dotted: str, value: Any) -> None:
 
 
 def _fault(fault: Any, root: yaml.Node | None, path: Path | None, given: Mapping[str, str]) -> str:
-    loc = [str(part) for part in fault["loc"]]
+    loc = [str(part) for part in fault["loc"] if not str(part).startswith(UNION_MARK)]
     field = ".".join(loc) or "(top level)"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":

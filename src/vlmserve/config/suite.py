@@ -2,14 +2,27 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from vlmserve.config.base import StrictModel, load_config
+from vlmserve.config.base import UNION_MARK, StrictModel, load_config
 from vlmserve.errors import ConfigError
 
 # lm-eval's metrics that are fractions of samples, whatever the task.
 _FRACTIONS = frozenset({"acc", "acc_norm", "exact_match"})
+
+_LM_EVAL = f"{UNION_MARK}lm-eval"
+_DATA = f"{UNION_MARK}data"
 
 
 def _check_margin(margin: float, metric: str | None) -> None:
@@ -20,7 +33,7 @@ def _check_margin(margin: float, metric: str | None) -> None:
 
 
 class SuiteTask(StrictModel):
-    """One task of a suite and how it is judged."""
+    """One of lm-eval's tasks, and how it is judged."""
 
     task: str = Field(min_length=1)
     """The task's name in its lm-eval file."""
@@ -38,12 +51,82 @@ class SuiteTask(StrictModel):
     gate: bool = True
     """Whether the verdict rests on this task; otherwise it is only reported."""
 
+    @property
+    def name(self) -> str:
+        """What the task is called in the suite."""
+        return self.task
+
     @field_validator("margin")
     @classmethod
     def _margin_in_units(cls, margin: float | None, info: ValidationInfo) -> float | None:
         if margin is not None:
             _check_margin(margin, info.data.get("metric"))
         return margin
+
+
+class ScorerConfig(StrictModel):
+    """A scorer by its name, and its options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given beside the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class SuiteData(StrictModel):
+    """Held-out data in the format in which a model was trained, and how it is judged."""
+
+    data: str = Field(min_length=1)
+    """A file, or a directory with LLaMA-Factory's ``dataset_info.json`` as ``DIR:NAME``; relative
+    to the suite."""
+
+    name: str = Field(min_length=1)
+    """What the task is called."""
+
+    scorer: ScorerConfig
+    """What judges an answer by the target; a name, or a mapping of ``name`` and options."""
+
+    media_root: Path | None = None
+    """What relative paths of media count from, relative to the suite; found by itself when
+    unset."""
+
+    format: Literal["openai", "ms-swift", "sharegpt", "alpaca", "llava"] | None = None
+    """How rows are written; told from their shape when unset."""
+
+    system: str | None = None
+    """A system prompt for the rows that have none of their own."""
+
+    margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """The largest drop that is acceptable, in units of the metric: 0.08 of an accuracy is 8 points.
+    The gate's own when unset."""
+
+    gate: bool = True
+    """Whether the verdict rests on this task; otherwise it is only reported."""
+
+    @property
+    def metric(self) -> str:
+        """What is compared: the scorer's name."""
+        return self.scorer.name
+
+    @field_validator("scorer", mode="before")
+    @classmethod
+    def _by_name(cls, scorer: Any) -> Any:
+        return {"name": scorer} if isinstance(scorer, str) else scorer
+
+
+def _kind(entry: Any) -> str:
+    is_data = "data" in entry if isinstance(entry, dict) else isinstance(entry, SuiteData)
+    return _DATA if is_data else _LM_EVAL
+
+
+AnyTask = Annotated[
+    Annotated[SuiteTask, Tag(_LM_EVAL)] | Annotated[SuiteData, Tag(_DATA)], Discriminator(_kind)
+]
+"""An entry of a suite's ``tasks``."""
 
 
 class GateConfig(StrictModel):
@@ -87,16 +170,23 @@ class SuiteConfig(StrictModel):
     task_files: tuple[Path, ...] = ()
     """lm-eval task files, relative to the suite."""
 
-    tasks: tuple[SuiteTask, ...] = Field(min_length=1)
-    """Tasks of those files, or of lm-eval's own library."""
+    tasks: tuple[AnyTask, ...] = Field(min_length=1)
+    """Tasks of those files or of lm-eval's own library, and data sets of one's own."""
 
     gate: GateConfig = GateConfig()
     sampling: SamplingConfig = SamplingConfig()
 
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """Where it was read from, for messages."""
+        return self._file
+
     @field_validator("tasks")
     @classmethod
-    def _judge_something_once(cls, tasks: tuple[SuiteTask, ...]) -> tuple[SuiteTask, ...]:
-        counts = Counter(entry.task for entry in tasks)
+    def _judge_something_once(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
+        counts = Counter(entry.name for entry in tasks)
         for name, count in counts.items():
             if count > 1:
                 raise ValueError(f"task {name!r} is listed {count} times")
@@ -111,7 +201,7 @@ class SuiteConfig(StrictModel):
                 try:
                     _check_margin(self.gate.margin, entry.metric)
                 except ValueError as error:
-                    raise ValueError(f"gate.margin: {error} (task {entry.task})") from error
+                    raise ValueError(f"gate.margin: {error} (task {entry.name})") from error
         return self
 
     @model_validator(mode="after")
@@ -120,7 +210,7 @@ class SuiteConfig(StrictModel):
             raise ValueError("include_path and task_files are both given; keep one")
         return self
 
-    def margin_of(self, entry: SuiteTask) -> float:
+    def margin_of(self, entry: AnyTask) -> float:
         """Return the drop that a task may show and still pass."""
         return self.gate.margin if entry.margin is None else entry.margin
 
@@ -132,14 +222,35 @@ def load_suite(path: Path) -> SuiteConfig:
         ConfigError: The file is missing or does not fit, or a path in it leads nowhere.
     """
     suite = load_config(path, SuiteConfig)
+    suite = suite.model_copy(update=_absolute(suite, path))
+    suite._file = path
+    return suite
+
+
+def _absolute(suite: SuiteConfig, path: Path) -> dict[str, Any]:
     folder = path.resolve().parent
-    if suite.include_path is not None:
-        directory = folder / suite.include_path
-        if not directory.is_dir():
-            raise ConfigError(f"{path}: include_path: no such directory: {directory}")
-        return suite.model_copy(update={"include_path": directory})
+    include = None if suite.include_path is None else folder / suite.include_path
+    if include is not None and not include.is_dir():
+        raise ConfigError(f"{path}: include_path: no such directory: {include}")
     files = tuple(folder / file for file in suite.task_files)
     for index, file in enumerate(files):
         if not file.is_file():
             raise ConfigError(f"{path}: task_files.{index}: no such file: {file}")
-    return suite.model_copy(update={"task_files": files})
+    tasks = tuple(
+        _with_absolute_data(entry, folder, f"{path}: tasks.{index}")
+        if isinstance(entry, SuiteData)
+        else entry
+        for index, entry in enumerate(suite.tasks)
+    )
+    return {"include_path": include, "task_files": files, "tasks": tasks}
+
+
+def _with_absolute_data(entry: SuiteData, folder: Path, where: str) -> SuiteData:
+    root = None if entry.media_root is None else folder / entry.media_root
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"{where}.media_root: no such directory: {root}")
+    data = folder / entry.data
+    directory, colon, _ = str(data).rpartition(":")
+    if not (data.exists() or (colon and Path(directory).is_dir())):
+        raise ConfigError(f"{where}.data: no such file or directory: {data}")
+    return entry.model_copy(update={"data": str(data), "media_root": root})

@@ -1,64 +1,47 @@
-"""Tasks of a suite as samples to ask and answers to score."""
+"""Tasks of a suite: samples to ask and answers to score, wherever they come from."""
 
 import contextlib
 import io
-import json
-import logging
-import math
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from vlmserve.chat import SamplingParams
-from vlmserve.config.suite import SuiteConfig, SuiteTask
-from vlmserve.errors import ConfigError, MediaError, VlmserveError
+from vlmserve.config.suite import SuiteConfig, SuiteData, SuiteTask
+from vlmserve.errors import ConfigError
 from vlmserve.evals.records import Failed, Scored
-from vlmserve.evals.samples import Medium, Sample, Turn, create_sample, create_turns
-from vlmserve.evals.task_checks import check_fields, sampling_params
-from vlmserve.evals.task_files import find_task_files
-from vlmserve.evals.tasks import TaskSource, as_config_error, error_reason
+from vlmserve.evals.samples import Sample
 
-_LOG = logging.getLogger(__name__)
-
-_MAX_FAULTS_SHOWN = 5
-
-# A column with more different values names samples rather than kinds of them.
-_MAX_KINDS = 20
-
-# The examples of a few-shot prompt are drawn with it: the same for both sides and for every run,
-# or no answer would be found in the store again. The number is lm-eval's own default.
-_FEWSHOT_SEED = 1234
+_Load = Callable[[], "EvalTask"]
 
 
-class EvalTask:
+class EvalTask(Protocol):
     """One task of a suite, ready to be asked and scored."""
 
-    def __init__(self, entry: SuiteTask, task: Any, samples: Sequence[Sample]) -> None:
-        self.name = entry.task
-        self.metric = entry.metric
-        self.samples = tuple(samples)
-        """In the order of the data set."""
+    @property
+    def name(self) -> str:
+        """What the suite calls it."""
+        ...
 
-        self._task = task
-        self._filter = _filter_name(entry, task)
-        known = task.higher_is_better().get(entry.metric)
-        self.higher_is_better: bool = True if known is None else bool(known)
-        self._check_metric()
+    @property
+    def metric(self) -> str:
+        """What is compared."""
+        ...
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """In the order of the data set."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The metric's direction."""
+        ...
 
     @property
     def recipe(self) -> dict[str, Any]:
         """How answers are scored, as JSON values: part of a suite's digest."""
-        config = self._task.config.to_dict()
-        kept = ("metric_list", "filter_list", "process_results", "output_type")
-        return {
-            "task": self.name,
-            "metric": self.metric,
-            "filter": self._filter,
-            "version": str(self._task.VERSION),
-            **{key: json.loads(json.dumps(config.get(key), default=_spelled)) for key in kept},
-        }
+        ...
 
     def fields(self) -> dict[str, list[str]]:
         """The columns of the data that tell kinds of samples apart.
@@ -67,17 +50,7 @@ class EvalTask:
             By column, the value of each of ``samples``, as text; of columns with a few different
             words or whole numbers.
         """
-        docs = [instance.doc for instance in self._task.instances]
-        columns = {
-            name: [doc.get(name) for doc in docs]
-            for name in (docs[0] if docs and isinstance(docs[0], Mapping) else ())
-        }
-        return {
-            name: [str(value) for value in values]
-            for name, values in columns.items()
-            if all(isinstance(value, str | int) for value in values)
-            and 1 < len({str(value) for value in values}) <= _MAX_KINDS
-        }
+        ...
 
     def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
         """Judge answers.
@@ -86,84 +59,15 @@ class EvalTask:
             answers: Completion texts by sample id; samples that are not in it are left out.
 
         Returns:
-            The outcome of each answer; a filter or a metric that raises, or gives no finite
-            number, is a failure of that sample.
+            The outcome of each answer. What goes wrong with an answer is a failure of its sample.
         """
-        try:
-            self._filter_answers([answers.get(sample.sample_id, "") for sample in self.samples])
-        except Exception as error:  # noqa: BLE001 - whatever a filter raises on a model's words
-            _LOG.warning(
-                "task %s: a filter raised (%s); each answer is filtered by itself",
-                self.name,
-                error_reason(error),
-            )
-            refused = self._filter_one_by_one(answers)
-        else:
-            refused = {}
-        return {
-            sample.sample_id: refused.get(sample.sample_id) or self._score_one(instance)
-            for sample, instance in zip(self.samples, self._task.instances, strict=True)
-            if sample.sample_id in answers
-        }
-
-    def _filter_one_by_one(self, answers: Mapping[str, str]) -> dict[str, Failed]:
-        """Filter the answers, and find those that the filter takes offence at."""
-        (chosen,) = (ensemble for ensemble in self._task._filters if ensemble.name == self._filter)
-        refused = {}
-        for sample, instance in zip(self.samples, self._task.instances, strict=True):
-            if sample.sample_id not in answers:
-                continue
-            instance.filtered_resps = {}
-            try:
-                chosen.apply([instance])
-            except Exception as error:  # noqa: BLE001 - as above
-                refused[sample.sample_id] = Failed(
-                    error_type="FilterError", message=f"{self._filter}: {error_reason(error)}"
-                )
-        return refused
-
-    def _filter_answers(self, texts: Sequence[str]) -> None:
-        for text, instance in zip(texts, self._task.instances, strict=True):
-            instance.resps = [text]
-            instance.filtered_resps = {}
-        self._task.apply_filters()
-
-    def _score_one(self, instance: Any) -> Scored | Failed:
-        if self._filter not in instance.filtered_resps:
-            return Failed(error_type="FilterError", message=f"{self._filter}: gave no answer")
-        answer = instance.filtered_resps[self._filter]
-        try:
-            results = self._task.process_results(instance.doc, [answer])
-        except Exception as error:  # noqa: BLE001 - whatever a metric raises on a model's words
-            return _metric_failure(error_reason(error))
-        if self.metric not in results:
-            return _metric_failure("the metric gave nothing for this answer")
-        try:
-            score = _as_score(results[self.metric])
-        except (TypeError, ValueError) as error:
-            return _metric_failure(f"the metric {error}")
-        text = answer if isinstance(answer, str) else json.dumps(answer, default=str)
-        return Scored(answer=text, score=score)
-
-    def _check_metric(self) -> None:
-        """Score the targets as answers: a wrong metric is found before a request is sent."""
-        try:
-            self._filter_answers([sample.target for sample in self.samples])
-            instance = self._task.instances[0]
-            answer = instance.filtered_resps[self._filter]
-            results = self._task.process_results(instance.doc, [answer])
-        except Exception:  # noqa: BLE001 - it may take offence at these answers alone
-            return
-        if self.metric not in results:
-            raise ConfigError(f"no metric {self.metric!r}; the task has: {', '.join(results)}")
-        try:
-            _as_score(results[self.metric])
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"metric {self.metric}: {error}") from error
+        ...
 
 
 def load_tasks(suite: SuiteConfig, *, limit: int | None = None) -> list[EvalTask]:
     """Load the tasks of a suite with their samples; no request is sent.
+
+    lm-eval is imported only where the suite has a task of its kind.
 
     Args:
         suite: The suite, with absolute paths.
@@ -178,138 +82,42 @@ def load_tasks(suite: SuiteConfig, *, limit: int | None = None) -> list[EvalTask
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: at least one sample of each task is needed")
+    entries = [entry for entry in suite.tasks if isinstance(entry, SuiteTask)]
+    with contextlib.ExitStack() as stack:
+        loads = _lm_eval_loads(entries, suite, limit, stack) if entries else {}
+        return [
+            _load_data(index, entry, suite, limit)
+            if isinstance(entry, SuiteData)
+            else loads[entry.name]()
+            for index, entry in enumerate(suite.tasks)
+        ]
+
+
+def _load_data(index: int, entry: SuiteData, suite: SuiteConfig, limit: int | None) -> EvalTask:
+    from vlmserve.evals.data_task import load_data_task
+
+    place = f"{suite.file or suite.name}: tasks.{index}"
+    return load_data_task(entry, suite.sampling, place=place, limit=limit)
+
+
+def _lm_eval_loads(
+    entries: Sequence[SuiteTask],
+    suite: SuiteConfig,
+    limit: int | None,
+    stack: contextlib.ExitStack,
+) -> dict[str, _Load]:
+    from vlmserve.evals.lm_eval_task import load_lm_eval_task
+    from vlmserve.evals.task_files import find_task_files
+    from vlmserve.evals.tasks import TaskSource
+
     found = find_task_files(suite)
-    files = {entry.task: found.find(entry.task) for entry in suite.tasks}
-    with tempfile.TemporaryDirectory(prefix="vlmserve-tasks-") as scratch:
-        source = TaskSource(found, files, Path(scratch))
-        # lm-eval and datasets draw progress bars on stderr; log lines have their own handle on it.
-        with contextlib.redirect_stderr(io.StringIO()):
-            return [_load(entry, source, suite, limit) for entry in suite.tasks]
+    files = {entry.task: found.find(entry.task) for entry in entries}
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vlmserve-tasks-"))
+    source = TaskSource(found, files, Path(scratch))
+    # lm-eval and datasets draw progress bars on stderr; log lines have their own handle on it.
+    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
 
+    def load(entry: SuiteTask) -> _Load:
+        return lambda: load_lm_eval_task(entry, source, suite.sampling, limit)
 
-def _load(entry: SuiteTask, source: TaskSource, suite: SuiteConfig, limit: int | None) -> EvalTask:
-    try:
-        task = source.build(entry.task)
-        _check_task(task)
-        params = sampling_params(task.config.generation_kwargs or {}, suite.sampling)
-        with as_config_error():
-            task.set_fewshot_seed(_FEWSHOT_SEED)
-            task.build_all_requests(
-                limit=limit,
-                apply_chat_template=True,
-                fewshot_as_multiturn=True,
-                chat_template=_as_json,
-            )
-        samples = _samples(task, source.folder(entry.task), params)
-        return EvalTask(entry, task, samples)
-    except VlmserveError as error:
-        place = source.file(entry.task) or "lm-eval's library"
-        raise ConfigError(
-            f"task {entry.task} ({place}): {error.message}", hint=error.hint
-        ) from error
-
-
-def _samples(task: Any, folder: Path, params: SamplingParams) -> list[Sample]:
-    samples: list[Sample] = []
-    faults: list[str] = []
-    seen: Counter[str] = Counter()
-    for row, instance in enumerate(task.instances):
-        try:
-            turns = _turns(instance, folder)
-        except MediaError as error:
-            faults.append(f"row {row}: {error.message}")
-            continue
-        target = _target(task, instance.doc)
-        sample = create_sample(turns, target, params)
-        seen[sample.sample_id] += 1
-        if (occurrence := seen[sample.sample_id]) > 1:
-            sample = create_sample(turns, target, params, occurrence=occurrence)
-        samples.append(sample)
-    if faults:
-        shown = "\n".join(f"  {fault}" for fault in faults[:_MAX_FAULTS_SHOWN])
-        count = f"{len(faults)} of {len(task.instances)}"
-        raise ConfigError(f"{count} samples cannot be asked\n{shown}")
-    if repeated := len(samples) - len(seen):
-        _LOG.warning(
-            "task %s: %d of %d samples repeat another one; they are asked and counted again",
-            task.config.task,
-            repeated,
-            len(samples),
-        )
-    return samples
-
-
-def _turns(instance: Any, folder: Path) -> list[Turn]:
-    context, _, *rest = instance.args
-    visual = rest[0]["visual"] if rest else None
-    if visual is None:
-        visual = []
-    elif not isinstance(visual, list | tuple):
-        visual = [visual]
-    return create_turns(json.loads(context), [Medium.load(value, folder) for value in visual])
-
-
-def _target(task: Any, doc: Any) -> str:
-    target = task.doc_to_target(doc)
-    if isinstance(target, int) and task.config.doc_to_choice is not None:
-        target = task.doc_to_choice(doc)[target]
-    return target if isinstance(target, str) else json.dumps(target, default=str)
-
-
-def _check_task(task: Any) -> None:
-    config = task.config
-    refusals = {
-        "output_type": config.output_type != "generate_until"
-        and f"{config.output_type} needs log-likelihoods; only generate_until can be asked",
-        "doc_to_audio": config.doc_to_audio is not None and "audio is not supported",
-        "gen_prefix": config.gen_prefix is not None
-        and "an answer cannot be begun for the model over a chat API",
-        "repeats": config.repeats != 1 and "only 1 is supported",
-        "unsafe_code": bool(config.unsafe_code) and "this task runs code that the model wrote",
-    }
-    for field, reason in refusals.items():
-        if reason:
-            raise ConfigError(f"{field}: {reason}")
-    check_fields(
-        text=config.doc_to_text,
-        target=config.doc_to_target,
-        image=config.doc_to_image,
-        columns=getattr(task, "features", ()),
-        has_choices=config.doc_to_choice is not None,
-    )
-
-
-def _filter_name(entry: SuiteTask, task: Any) -> str:
-    names = [filter_["name"] for filter_ in task.config.filter_list or [{"name": "none"}]]
-    if entry.filter is None and len(names) == 1:
-        return str(names[0])
-    if entry.filter in names:
-        return str(entry.filter)
-    chosen = "none is chosen" if entry.filter is None else f"there is no {entry.filter!r}"
-    raise ConfigError(f"filter: {chosen}; the task has: {', '.join(names)}")
-
-
-def _as_score(value: Any) -> float:
-    if isinstance(value, str | bytes | list | tuple | Mapping):
-        raise TypeError(
-            f"gives a {type(value).__name__} for a sample, not a number; a metric that is computed "
-            "over the whole set cannot be compared sample by sample"
-        )
-    score = float(value)
-    if not math.isfinite(score):
-        raise ValueError(f"gives {score}")
-    return score
-
-
-def _as_json(messages: Sequence[Mapping[str, str]], **_: object) -> str:
-    # lm-eval passes the prompt on as one string; this one can be taken apart again.
-    return json.dumps(messages)
-
-
-def _spelled(value: object) -> str:
-    # A function's repr holds its address, which differs from run to run.
-    return getattr(value, "__qualname__", None) or repr(value)
-
-
-def _metric_failure(message: str) -> Failed:
-    return Failed(error_type="MetricError", message=message)
+    return {entry.name: load(entry) for entry in entries}

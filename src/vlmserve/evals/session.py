@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
 
 # What the scores rest on, beside vlmserve itself.
-_SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "scipy", "numpy")
+_SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "rapidfuzz", "scipy", "numpy")
 
 # A few answers run on in any model; many mean that the limit is too low for the task.
 _MAX_CUT_FRACTION = 0.05

@@ -149,16 +149,16 @@ def test_the_demo_suite_gates_eight_tasks_that_all_have_a_file() -> None:
     path = REPOSITORY / "evals" / "demo.yaml"
     suite = load_suite(path)
     found = find_task_files(suite)
-    gated = [entry.task for entry in suite.tasks if entry.gate]
+    gated = [entry.name for entry in suite.tasks if entry.gate]
 
     assert len(gated) <= 8
     assert {suite.margin_of(entry) for entry in suite.tasks} == {0.08}
     assert not found.broken
     for entry in suite.tasks:
-        file = found.find(entry.task)
-        assert file is not None, entry.task
+        file = found.find(entry.name)
+        assert file is not None, entry.name
         data = yaml.safe_load(file.read_text())["dataset_kwargs"]["data_files"]
-        assert data == f"data/{entry.task}.parquet"
+        assert data == f"data/{entry.name}.parquet"
 
 
 def test_the_demo_suite_gates_what_its_pilot_planned() -> None:
@@ -167,8 +167,8 @@ def test_the_demo_suite_gates_what_its_pilot_planned() -> None:
 
     suite = load_suite(REPOSITORY / "evals" / "demo.yaml")
 
-    assert {entry.task for entry in suite.tasks} == set(TASKS)
-    assert {entry.task for entry in suite.tasks if entry.gate} == set(GATED_TASKS)
+    assert {entry.name for entry in suite.tasks} == set(TASKS)
+    assert {entry.name for entry in suite.tasks if entry.gate} == set(GATED_TASKS)
     assert suite.gate.margin == MARGIN
 
 

@@ -1,0 +1,222 @@
+"""Held-out data in the format in which a model was trained, as a task of a suite.
+
+A sample's conversation up to its last answer is asked, with its media in their places; the last
+answer is the target. Nothing is converted, re-encoded or left out.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmserve.config.suite import SamplingConfig, SuiteData
+from vlmserve.datasets.read import load_dataset
+from vlmserve.datasets.rows import read_rows
+from vlmserve.datasets.sample import BadSample, Dataset, MediaKind
+from vlmserve.datasets.sample import Medium as DataMedium
+from vlmserve.datasets.sample import Sample as DataSample
+from vlmserve.datasets.sample import Turn as DataTurn
+from vlmserve.errors import ConfigError, MediaError
+from vlmserve.evals.fields import telling_fields
+from vlmserve.evals.records import Failed, Scored
+from vlmserve.evals.sample_collector import SampleCollector
+from vlmserve.evals.samples import Medium, Sample, Turn
+from vlmserve.evals.scorers.registry import create_scorer
+from vlmserve.evals.scorers.scorer import Scorer
+from vlmserve.evals.task_checks import sampling_params
+
+_MOST_SHOWN = 5
+_NO_FRAMES = (
+    "a video as a list of frames cannot be sent: the chat API takes an encoded file, and encoding "
+    "the frames would change them; give the video file"
+)
+
+
+class DataTask:
+    """A data set, ready to be asked and scored; an ``EvalTask``."""
+
+    def __init__(
+        self, entry: SuiteData, dataset: Dataset, samples: tuple[Sample, ...], scorer: Scorer
+    ) -> None:
+        self.name = entry.name
+        self.metric = scorer.name
+        self.higher_is_better = scorer.higher_is_better
+        self.samples = samples
+        """In the order of the data set."""
+
+        self._entry = entry
+        self._dataset = dataset
+        self._scorer = scorer
+        self._targets = {sample.sample_id: sample.target for sample in samples}
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set as it was read; its samples are those of ``samples``, in their order."""
+        return self._dataset
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How answers are scored, as JSON values: part of a suite's digest."""
+        return {
+            "task": self.name,
+            "scorer": self._scorer.name,
+            "options": self._scorer.model_dump(mode="json"),
+            "format": self._dataset.format,
+            "system": self._entry.system,
+        }
+
+    def fields(self) -> dict[str, list[str]]:
+        """The columns of the data that tell kinds of samples apart.
+
+        Returns:
+            By column, the value of each of ``samples``, as text; of columns with a few different
+            words or whole numbers.
+        """
+        places = [(row.file, row.row) for row in self._dataset.rows]
+        wanted = set(places)
+        rows: dict[tuple[Path, int], Mapping[str, Any]] = {}
+        for file in dict.fromkeys(file for file, _ in places):
+            for raw in read_rows(file):
+                if (place := (file, raw.row)) in wanted:
+                    # What is longer is no kind of samples, and would be held for nothing.
+                    rows[place] = {
+                        key: value
+                        for key, value in raw.value.items()
+                        if isinstance(value, str | int)
+                    }
+        first = rows[places[0]]
+        return telling_fields({name: [rows[at].get(name) for at in places] for name in first})
+
+    def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
+        """Judge answers.
+
+        Args:
+            answers: Completion texts by sample id; samples that are not in it are left out.
+
+        Returns:
+            The outcome of each answer. An answer that a scorer cannot read is a wrong one, and
+            has the worst score, as each scorer says.
+        """
+        return {
+            sample_id: Scored(answer=text, score=self._scorer.score(text, self._targets[sample_id]))
+            for sample_id, text in answers.items()
+        }
+
+
+def load_data_task(
+    entry: SuiteData, sampling: SamplingConfig, *, place: str, limit: int | None = None
+) -> DataTask:
+    """Load a data set as a task.
+
+    Args:
+        entry: What the suite says of it, with absolute paths.
+        sampling: How answers are sampled.
+        place: Where the entry stands, such as ``suite.yaml: tasks.0``, for messages.
+        limit: Take only this many samples, the first ones.
+
+    Raises:
+        ConfigError: The scorer, an option or a row is wrong; the message names file and field, or
+            file and row.
+    """
+    scorer = create_scorer(entry.scorer, place=f"{place}.scorer")
+    if entry.margin is not None and scorer.is_fraction and entry.margin >= 1.0:
+        raise ConfigError(
+            f"{place}.margin: {entry.margin:g} is no margin for {scorer.name}, which lies between "
+            "0 and 1; 8 points are 0.08"
+        )
+    dataset = load_dataset(
+        entry.data, media_root=entry.media_root, format=entry.format, limit=limit
+    )
+    try:
+        samples = _collect(entry, dataset, sampling)
+        _check_targets(scorer, dataset, samples)
+    except ConfigError as error:
+        raise ConfigError(
+            f"task {entry.name} ({place}): {error.message}", hint=error.hint
+        ) from error
+    return DataTask(entry, dataset, samples, scorer)
+
+
+def _collect(entry: SuiteData, dataset: Dataset, sampling: SamplingConfig) -> tuple[Sample, ...]:
+    collector = SampleCollector(entry.name, sampling_params({}, sampling))
+    for row in dataset.rows:
+        if isinstance(row, BadSample):
+            collector.refuse(row.where, row.reason)
+            continue
+        try:
+            turns, target = _split(row)
+            if entry.system is not None and turns[0].role != "system":
+                turns = [Turn("system", (entry.system,)), *turns]
+        except MediaError as error:
+            collector.refuse(row.where, error.message)
+        else:
+            collector.add(turns, target)
+    return collector.finish()
+
+
+def _split(sample: DataSample) -> tuple[list[Turn], str]:
+    """Take a conversation apart: what is asked, and what is expected."""
+    *asked, last = sample.turns
+    if last.role != "assistant":
+        raise MediaError(f"the last turn is the {last.role}'s, so there is no expected answer")
+    if any(isinstance(part, DataMedium) for part in last.parts):
+        raise MediaError("the expected answer holds an image or a video")
+    if not last.text.strip():
+        raise MediaError("the expected answer is empty")
+    if not any(turn.role == "user" for turn in asked):
+        raise MediaError("no user's turn comes before the expected answer")
+    if asked[-1].role == "assistant":
+        raise MediaError("two assistant's turns follow each other, so the last answers nothing")
+    _check_places(sample)
+    return [_turn(turn) for turn in asked], last.text
+
+
+def _check_places(sample: DataSample) -> None:
+    """Every placeholder has its medium, and every medium stands in a turn."""
+    listed: Counter[MediaKind] = Counter(medium.kind for medium in sample.media)
+    placed: Counter[MediaKind] = Counter(
+        part.kind for turn in sample.turns for part in turn.parts if isinstance(part, DataMedium)
+    )
+    for kind in ("image", "video"):
+        if (announced := sample.n_placeholders[kind]) > listed[kind]:
+            raise MediaError(f"{announced} placeholders <{kind}>, and {listed[kind]} {kind}s")
+        if placed[kind] != listed[kind]:
+            raise MediaError(f"{listed[kind]} {kind}s, and places for {placed[kind]} of them")
+
+
+def _turn(turn: DataTurn) -> Turn:
+    if turn.role == "tool":
+        raise MediaError("a tool's turn cannot be sent: requests hold system, user and assistant")
+    return Turn(
+        role=turn.role,
+        parts=tuple(part if isinstance(part, str) else _medium(part) for part in turn.parts),
+    )
+
+
+def _medium(medium: DataMedium) -> Medium:
+    if medium.frames:
+        raise MediaError(_NO_FRAMES)
+    if medium.is_url:
+        raise MediaError(f"{medium.shown}: held-out media must be files, not addresses")
+    source = medium.path or medium.data
+    found = Medium.load(source, Path())
+    if found.kind != medium.kind:
+        raise MediaError(
+            f"{medium.shown}: {found.content_type} stands where a {medium.kind} is due"
+        )
+    return found
+
+
+def _check_targets(scorer: Scorer, dataset: Dataset, samples: tuple[Sample, ...]) -> None:
+    """Find targets that the scorer cannot read, before a request is sent."""
+    faults = []
+    for row, sample in zip(dataset.rows, samples, strict=True):
+        try:
+            scorer.check_target(sample.target)
+        except ValueError as error:
+            faults.append(f"  {row.where}: {error}")
+    if faults:
+        shown = "\n".join(faults[:_MOST_SHOWN])
+        raise ConfigError(
+            f"{len(faults)} of {len(samples)} targets are none for {scorer.name}\n{shown}"
+        )
