@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlmserve.checkpoint.families import Component, Family
+from vlmserve.checkpoint.quantisation import is_quantised
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import Shape
 
@@ -52,7 +53,7 @@ def compare_tensors(checkpoint: Checkpoint) -> TensorInventory | None:
     """
     model = checkpoint.model
     family = model.family
-    if family is None or model.config.get("quantization_config"):
+    if family is None or is_quantised(model):
         return None
     shapes = {family.canonical(name): tensor.shape for name, tensor in model.tensors.items()}
     expected = family.expected_in(model.config, shapes)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vlmserve.checkpoint.quantisation import is_quantised
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import Shape
 from vlmserve.checkpoint.text_config import find_text_section, is_tied
@@ -51,7 +52,8 @@ def _tied(checkpoint: Checkpoint) -> Iterator[Outcome]:
     top, nested = config.get("tie_word_embeddings"), section.values.get("tie_word_embeddings")
     if not nested or is_tied(config) is not False:
         return
-    if any(name.endswith("lm_head.weight") for name in checkpoint.tensors):
+    # Quantised, it has a name of its own, such as lm_head.qweight.
+    if any("lm_head." in name for name in checkpoint.tensors):
         return
     where = f"{section.where}tie_word_embeddings"
     yield Finding(
@@ -134,11 +136,7 @@ def _which_is_right(
 def _size_in_weights(checkpoint: Checkpoint, key: str) -> tuple[str, int] | None:
     """A size as the language model's tensors have it, with the name of one that shows it."""
     family = checkpoint.family
-    if (
-        family is None
-        or not checkpoint.weights.shards
-        or checkpoint.config.get("quantization_config")
-    ):
+    if family is None or not checkpoint.weights.shards or is_quantised(checkpoint):
         return None
     shapes = _language_shapes({family.canonical(n): t.shape for n, t in checkpoint.tensors.items()})
     if key == "num_hidden_layers":

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from vlmserve.checkpoint.families import Component
 from vlmserve.checkpoint.inventory import TensorInventory, compare_tensors
+from vlmserve.checkpoint.quantisation import is_quantised
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
@@ -30,7 +31,7 @@ def check_tensors(exam: Examination) -> Iterator[Outcome]:
     if inventory is None:
         reason = (
             "the weights are quantised"
-            if checkpoint.model.config.get("quantization_config")
+            if is_quantised(checkpoint)
             else f"this {family.title} has a part of a kind not known to vlmserve"
         )
         yield Unknown(id="ckpt.tensors", reason=reason)

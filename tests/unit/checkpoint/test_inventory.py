@@ -20,6 +20,7 @@ NEW_LLAVA = {
     "vision_tower.": "model.vision_tower.",
     "multi_modal_projector.": "model.multi_modal_projector.",
 }
+GPTQ = {"model.layers.0.self_attn.q_proj.qweight": np.zeros((2, 16), np.int32)}
 FLAT_TOWER = {"vision_tower.vision_model.": "vision_tower."}
 
 
@@ -103,6 +104,11 @@ def test_tower_names_of_transformers_5_are_explained(write: Any, tiny_llava: Any
 def test_what_is_not_checkable(write: Any, tiny_qwen2_vl: Any, tiny_llava: Any) -> None:
     quantised = {**tiny_qwen2_vl, "quantization_config": {"quant_method": "awq"}}
     assert compare_tensors(load_checkpoint(write.model("awq", quantised))) is None
+    nested = {**tiny_llava, "text_config": {**tiny_llava["text_config"]}}
+    nested["text_config"]["quantization_config"] = {"quant_method": "fp8"}
+    assert compare_tensors(load_checkpoint(write.model("fp8", nested))) is None
+    old = write.model("gptq", edit=lambda tensors: tensors.update(GPTQ))
+    assert compare_tensors(load_checkpoint(old)) is None
     directory = write.model("pixtral", tiny_llava)
     text = (directory / "config.json").read_text()
     (directory / "config.json").write_text(text.replace("clip_vision_model", "pixtral"))
