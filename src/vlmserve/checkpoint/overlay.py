@@ -30,18 +30,31 @@ class Gap:
     """Names of the donor's files that would fill it; empty when it cannot be filled."""
 
 
-def find_gaps(checkpoint: Checkpoint) -> list[Gap]:
+def find_gaps(checkpoint: Checkpoint, *, has_template: bool = False) -> list[Gap]:
     """Which of processor, tokenizer and chat template are missing, and what would fill them.
 
     A full fine-tune borrows from its base. For an adapter it is the base's directory that is
     served, and the adapter's own may hold what that lacks.
+
+    Args:
+        checkpoint: The checkpoint.
+        has_template: Whether a chat template is given beside it.
+
+    Returns:
+        The parts that can be filled, and those that vLLM cannot do without.
 
     Raises:
         CheckpointError: One of the files is broken.
     """
     own = find_processor(checkpoint.model.path)
     donor = _find_donor(checkpoint)
-    return [Gap(part, _filling(part, donor)) for part in own.missing]
+    gaps = [Gap(part, _filling(part, donor)) for part in own.missing]
+    given = ("chat template",) if has_template else ()
+    return [
+        gap
+        for gap in gaps
+        if gap.part not in given and (gap.files or _is_needed(gap.part, checkpoint))
+    ]
 
 
 def missing_files(checkpoint: Checkpoint) -> list[str]:
@@ -68,13 +81,14 @@ def borrowed_files(checkpoint: Checkpoint) -> dict[str, Path | str]:
     return {name: _lifted(name, donor) for name in missing_files(checkpoint)}
 
 
-def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
+def create_overlay(checkpoint: Checkpoint, parent: Path, *, has_template: bool = False) -> Overlay:
     """Make a directory with links to the checkpoint's files and to what it lacks.
 
     Args:
         checkpoint: The checkpoint; it is not touched.
         parent: Where the directory is made, under the checkpoint's name. It must not have one of
             that name yet.
+        has_template: Whether a chat template is given beside the checkpoint.
 
     Returns:
         The new directory and what in it was borrowed.
@@ -82,7 +96,7 @@ def create_overlay(checkpoint: Checkpoint, parent: Path) -> Overlay:
     Raises:
         CheckpointError: There is nothing to borrow from, or the directory cannot be made.
     """
-    gaps = find_gaps(checkpoint)
+    gaps = find_gaps(checkpoint, has_template=has_template)
     unfilled = [gap.part for gap in gaps if not gap.files]
     if unfilled:
         raise CheckpointError(
@@ -108,6 +122,16 @@ def _find_donor(checkpoint: Checkpoint) -> ProcessorFiles | None:
     if checkpoint.adapter is not None:
         return find_processor(checkpoint.path)
     return None if checkpoint.base is None else find_processor(checkpoint.base.path)
+
+
+def _is_needed(part: Part, checkpoint: Checkpoint) -> bool:
+    """Whether vLLM is known to read the part from the model's directory.
+
+    Other families may have a tokenizer of another format, no image processor, or a template in
+    vLLM itself (vllm 0.32 transformers_utils/chat_templates/registry.py).
+    """
+    family = checkpoint.family
+    return family is not None and (part != "image processor" or family.reads_image_processor)
 
 
 def _filling(part: Part, donor: ProcessorFiles | None) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from vlmserve.checkpoint.overlay import find_gaps
-from vlmserve.checkpoint.processor import Part
+from vlmserve.checkpoint.overlay import Gap, find_gaps
+from vlmserve.checkpoint.processor import Part, find_processor
+from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
-from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
+from vlmserve.doctor.finding import Evidence, Finding, Outcome, Unknown, shown_path
 
 _USUAL_FILES: dict[Part, str] = {
     "image processor": "preprocessor_config.json",
@@ -20,7 +21,8 @@ def check_present(exam: Examination) -> Iterator[Outcome]:
     checkpoint = exam.checkpoint
     if checkpoint.family is not None and not checkpoint.family.served:
         return  # its own code turns text and pixels into input; ckpt.architecture says the rest
-    gaps = find_gaps(checkpoint)
+    gaps = find_gaps(checkpoint, has_template=exam.serve.server.chat_template is not None)
+    yield from _unknown_needs(checkpoint, gaps)
     if not gaps:
         return
     missing = [gap.part for gap in gaps]
@@ -61,6 +63,20 @@ def check_present(exam: Examination) -> Iterator[Outcome]:
         source="Qwen-VL-Series-Finetune#34, EasyR1#48; vllm 0.32, observed",
         severity="warn" if can_borrow else "block",
     )
+
+
+def _unknown_needs(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Iterator[Outcome]:
+    """Parts that are not there, of a model that may do without them."""
+    if checkpoint.family is not None:
+        return
+    found = {gap.part for gap in gaps}
+    absent = [part for part in find_processor(checkpoint.model.path).missing if part not in found]
+    if absent:
+        reason = (
+            f"no {' and no '.join(absent)} in {checkpoint.model.path.name}; whether "
+            f"{checkpoint.architecture} needs it is not known to vlmserve"
+        )
+        yield Unknown(id="proc.present", reason=reason)
 
 
 def _consequence(missing: Sequence[str]) -> str:

@@ -87,7 +87,8 @@ def plan_serving(
     if checkpoint.adapter is not None and checkpoint.base is None:
         raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
     notes: list[str] = []
-    model_path = _complete_directory(checkpoint, scratch, notes)
+    has_template = config.server.chat_template is not None
+    model_path = _complete_directory(checkpoint, scratch, notes, has_template=has_template)
     chosen = config.engine.mm_processor_kwargs
     training = training_media_settings(checkpoint, train_env, chosen=chosen)
     media_io = {kind: dict(settings) for kind, settings in training.media_io_kwargs.items()}
@@ -103,10 +104,12 @@ def plan_serving(
     )
 
 
-def _complete_directory(checkpoint: "Checkpoint", scratch: Path, notes: list[str]) -> Path:
-    if not find_gaps(checkpoint):
+def _complete_directory(
+    checkpoint: "Checkpoint", scratch: Path, notes: list[str], *, has_template: bool
+) -> Path:
+    if not find_gaps(checkpoint, has_template=has_template):
         return checkpoint.model.path
-    overlay = create_overlay(checkpoint, scratch)
+    overlay = create_overlay(checkpoint, scratch, has_template=has_template)
     notes.append(
         f"{checkpoint.model.path.name} lacks {', '.join(overlay.borrowed)}: borrowed; the "
         "checkpoint itself was not changed"

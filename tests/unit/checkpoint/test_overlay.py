@@ -73,6 +73,26 @@ def test_jinja_file_goes_first(tmp_path: Path) -> None:
     assert find_processor(tmp_path).template == "new"
 
 
+def test_a_template_that_is_given_is_no_gap(write: Any, tmp_path: Path) -> None:
+    directory = write.model("alone")
+    (directory / "chat_template.json").unlink()
+    checkpoint = load_checkpoint(directory)
+    assert [gap.part for gap in find_gaps(checkpoint)] == ["chat template"]
+    assert find_gaps(checkpoint, has_template=True) == []
+    assert create_overlay(checkpoint, tmp_path / "overlays", has_template=True).borrowed == []
+
+
+def test_internvl_in_its_own_format_needs_no_image_processor(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["InternVLChatModel"]}')
+    parts = [gap.part for gap in find_gaps(load_checkpoint(tmp_path))]
+    assert parts == ["tokenizer", "chat template"]
+
+
+def test_what_an_unknown_family_needs_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["SomethingNew"]}')
+    assert find_gaps(load_checkpoint(tmp_path)) == []
+
+
 def test_nothing_to_fill(write: Any) -> None:
     assert find_gaps(tuned(write)) == []
 

@@ -111,6 +111,9 @@ class InternVLChat(Family):
     renames = ()
     tower_prefixes = ("vision_model.",)
     projector_prefixes = ("mlp1.",)
+    # vllm 0.32, models/internvl.py InternVLProcessingInfo builds it from config.json; the original
+    # training saves none.
+    reads_image_processor = False
     # Defaults of the decoder's class, by the class that llm_config names.
     _DECODERS: ClassVar[Mapping[str, str]] = {
         "LlamaForCausalLM": "llama",
