@@ -1,4 +1,4 @@
-"""Are the files there and whole, and is the model one that vLLM has?"""
+"""Are the files there and whole?"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME, WEIGHTS_NAME
-from vlmserve.checkpoint.families import unsupported_reason
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.leftovers import Leftover, convert_zero, find_zero_shards
 from vlmserve.checkpoint.processor import PROCESSOR_FILES, TOKENIZER_FILES
@@ -40,81 +39,11 @@ _JSON_FILES = tuple(
     )
     if name.endswith(".json")
 )
-# What the language models inside vision-language ones declare on their own.
-_TEXT_MODELS = frozenset(
-    {
-        "GemmaForCausalLM",
-        "InternLM2ForCausalLM",
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "Phi3ForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-    }
-)
+# What ZeRO-3 partitions. Empty bytes and integers are states of other tools, such as _extra_state.
+_PARAMETER_TYPES = ("F64", "F32", "F16", "BF16")
 _COPY_AGAIN = "copy or download the checkpoint again and compare file sizes with the source"
 _ZERO_SOURCE = "deepspeed utils/zero_to_fp32.py; OpenRLHF#839"
 _LOADER = "vllm 0.32 model_executor/model_loader/default_loader.py track_weights_loading"
-
-
-def check_architecture(exam: Examination) -> Iterator[Outcome]:
-    """``ckpt.architecture``: vLLM is known to lack the model class, or adapters for it."""
-    checkpoint = exam.checkpoint
-    family, name = checkpoint.family, checkpoint.architecture
-    reason = unsupported_reason(name)
-    if reason is not None:
-        traps = () if family is None else family.traps
-        beware = f" Known of this family: {'; '.join(traps)}." if traps else ""
-        yield Finding(
-            id="ckpt.architecture",
-            title=f"vLLM 0.32 has no {name}",
-            evidence=[_architecture_evidence(checkpoint)],
-            consequence=f"vLLM refuses to start.{beware}",
-            remedy=reason,
-            source="vllm 0.32 model_executor/models/registry.py",
-        )
-    elif name in _TEXT_MODELS:
-        yield Finding(
-            id="ckpt.architecture",
-            title=f"{name} is a text model: it takes no images",
-            evidence=[_architecture_evidence(checkpoint)],
-            consequence="vLLM serves the text model alone. A step of an original LLaVA's LoRA run "
-            "looks like this: its projector is in DeepSpeed's shards only, and what makes it a "
-            "vision-language model in the run's last directory.",
-            remedy="take the last directory of the run, which has config.json and "
-            "non_lora_trainables.bin"
-            if checkpoint.adapter is not None
-            else "copy config.json from the vision-language model that it was trained from",
-            source="vllm 0.32 model_executor/models/registry.py; LLaVA#1245, LLaVA#1566",
-            severity="warn",
-        )
-    elif checkpoint.adapter is not None and family is not None and not family.supports_lora:
-        yield Finding(
-            id="ckpt.architecture",
-            title=f"vLLM 0.32 takes no adapter for {name}",
-            evidence=[
-                Evidence(file=CONFIG_NAME, key="peft_type", value="LORA"),
-                _architecture_evidence(checkpoint),
-            ],
-            consequence="vLLM refuses to start.",
-            remedy="merge the adapter into its base with PEFT's merge_and_unload, and serve that",
-            source="vllm 0.32 v1/worker/lora_model_runner_mixin.py load_lora_model",
-        )
-
-
-def _architecture_evidence(checkpoint: Checkpoint) -> Evidence:
-    # Beside an adapter there may be a configuration of its own, which then wins.
-    is_base = checkpoint.config is checkpoint.model.config
-    path = (checkpoint.model.path if is_base else checkpoint.path) / "config.json"
-    named = checkpoint.config.get("architectures")
-    key = "architectures" if isinstance(named, list) and named else "model_type"
-    # InternLM-XComposer 4KHD declares the text model's class and means another.
-    is_told = key == "model_type" or checkpoint.architecture in (named or ())
-    return Evidence(
-        file=shown_path(path, checkpoint),
-        key=key if is_told else "auto_map",
-        value=checkpoint.architecture,
-    )
 
 
 def check_files(exam: Examination) -> Iterator[Outcome]:
@@ -130,6 +59,18 @@ def check_files(exam: Examination) -> Iterator[Outcome]:
         faults += _adapter_faults(checkpoint)
     if faults:
         yield _files_finding(checkpoint, faults)
+    elif misplaced := _misplaced(checkpoint):
+        yield Finding(
+            id="ckpt.files",
+            title=f"{checkpoint.weights.index} is of another save than the files",
+            evidence=misplaced,
+            consequence="vLLM loads what the files hold, whatever the index says of their "
+            "tensors. Files of two saves together are a model that nobody trained.",
+            remedy=_COPY_AGAIN,
+            source="vllm 0.32 model_executor/model_loader/weight_utils.py "
+            "filter_duplicate_safetensors_files",
+            severity="warn",
+        )
 
 
 def check_zero(exam: Examination) -> Iterator[Outcome]:
@@ -191,7 +132,11 @@ def _empty_tensors(checkpoint: Checkpoint) -> list[tuple[Path, str]]:
     if checkpoint.adapter is not None:
         with suppress(CheckpointError):
             tensors += checkpoint.adapter.tensors.values()
-    return [(tensor.path, tensor.name) for tensor in tensors if tensor.shape == (0,)]
+    return [
+        (tensor.path, tensor.name)
+        for tensor in tensors
+        if tensor.shape == (0,) and tensor.dtype in _PARAMETER_TYPES
+    ]
 
 
 def _json_faults(checkpoint: Checkpoint) -> list[Evidence]:
@@ -232,18 +177,27 @@ def _weight_faults(checkpoint: Checkpoint) -> list[Evidence]:
             continue  # it may be sound
         if isinstance(header, CheckpointError):
             faults.append(_fault(path, checkpoint, header))
+    return faults
+
+
+def _misplaced(checkpoint: Checkpoint) -> list[Evidence]:
+    """Tensors that are not in the file where the index has them."""
+    weights = checkpoint.weights
+    misplaced = []
+    for path, header in checkpoint.headers.items():
+        if isinstance(header, CheckpointError):
             continue
         wanted = {name for name, file in weights.weight_map.items() if file == path.name}
         absent = sorted(wanted - header.keys())
         if absent:
-            faults.append(
+            misplaced.append(
                 Evidence(
                     file=shown_path(path, checkpoint),
                     key=enumerate_names(absent),
                     value=f"in {weights.index} but not in this file",
                 )
             )
-    return faults
+    return misplaced
 
 
 def _adapter_faults(checkpoint: Checkpoint) -> list[Evidence]:
@@ -275,8 +229,7 @@ def _files_finding(checkpoint: Checkpoint, faults: list[Evidence]) -> Finding:
         id="ckpt.files",
         title=f"missing or broken: {enumerate_names(names)}",
         evidence=faults,
-        consequence="vLLM does not start; or, where a shard of an index is missing, it starts and "
-        "computes with uninitialised memory in place of the weights.",
+        consequence="vLLM does not start.",
         remedy=_hint(checkpoint) or _COPY_AGAIN,
         source=_LOADER,
     )
@@ -292,25 +245,14 @@ def _hint(checkpoint: Checkpoint) -> str | None:
 
 CHECKS = (
     Check(
-        id="ckpt.architecture",
-        run=check_architecture,
-        cause="The model's own code trained it, and vLLM has no implementation of that class; or "
-        "it has one that takes no adapters.",
-        evidence="`architectures` and `auto_map` of `config.json` against what vLLM 0.32 is known"
-        " to lack.",
-        example="vLLM 0.32 has no LlavaLlamaForCausalLM",
-        remedy="Convert it to the transformers format where there is one; the finding says how.",
-        leftovers=True,
-    ),
-    Check(
         id="ckpt.files",
         run=check_files,
         cause="Copies and downloads that stopped half way, Git LFS pointers, shards that were "
         "never uploaded, JSON edited by hand. Or the directory is another one than was meant: a "
         "run's, with the checkpoints one level down, a projector's alone, an adapter's whose base "
         "is elsewhere.",
-        evidence="Every JSON file parses; every file that the index names is there, holds the "
-        "tensors that the index says, and is as long as its header says.",
+        evidence="Every JSON file parses; every file that the index names is there and as long as "
+        "its header says. Files that do not hold the tensors that the index says are a warning.",
         example="missing or broken: model-00002-of-00004.safetensors",
         remedy="Copy or download the checkpoint again and compare file sizes with the source.",
         leftovers=True,

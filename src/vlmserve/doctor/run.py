@@ -4,6 +4,7 @@ import logging
 
 from vlmserve.doctor import (
     adapters,
+    architecture,
     budget,
     code,
     components,
@@ -40,6 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 CHECKS: tuple[Check, ...] = (
+    *architecture.CHECKS,
     *files.CHECKS,
     *tensors.CHECKS,
     *finite.CHECKS,

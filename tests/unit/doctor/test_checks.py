@@ -194,6 +194,28 @@ def test_index_naming_a_missing_shard(write: Any, tuned: Path) -> None:
     assert "ckpt.tensors" in {unknown.id for unknown in report.unknown}
 
 
+def test_empty_states_of_other_tools_are_no_zero_shards(write: Any) -> None:
+    state = {"model.layers.0.self_attn._extra_state": np.zeros(0, np.uint8)}
+    directory = write.model("exported", edit=lambda tensors: tensors.update(state))
+    assert "ckpt.zero" not in {finding.id for finding in check(directory).findings}
+
+
+def test_adapter_that_brings_rows_is_not_of_another_base(write: Any, base: Path) -> None:
+    rows = {"base_model.model.model.embed_tokens.weight": np.ones((41, 16), np.float32)}
+    adapter = write.adapter(base, edit=lambda tensors: tensors.update(rows))
+    decoder = json.dumps({"added_tokens_decoder": {"40": {"content": "<new>"}}})
+    (adapter / "tokenizer_config.json").write_text(decoder)
+    assert serious(check(adapter)) == [("lora.coverage", "block")]
+
+
+def test_what_a_family_that_is_not_known_lacks_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["SomethingNew"]}')
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
+    report = check(tmp_path)
+    assert serious(report) == []
+    assert "proc.present" in {unknown.id for unknown in report.unknown}
+
+
 def test_index_naming_a_tensor_that_its_shard_lacks(write: Any, tuned: Path) -> None:
     write.shard(tuned, 2)
     index = tuned / "model.safetensors.index.json"
@@ -201,7 +223,7 @@ def test_index_naming_a_tensor_that_its_shard_lacks(write: Any, tuned: Path) -> 
     content["weight_map"]["visual.ghost"] = "model-00001-of-00002.safetensors"
     index.write_text(json.dumps(content))
     report = check(tuned)
-    assert serious(report) == [("ckpt.files", "block")]
+    assert serious(report) == [("ckpt.files", "warn")]
     assert "visual.ghost" in words(the(report, "ckpt.files"))
 
 
