@@ -8,6 +8,7 @@ from typing import Any
 from vlmserve.checkpoint.embedding import find_embedding, read_rows
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.placeholders import find_placeholders
+from vlmserve.checkpoint.processor import find_processor
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import TensorInfo
 from vlmserve.checkpoint.text_config import find_text_section
@@ -207,13 +208,24 @@ def _beyond_finding(
         ],
         consequence="The embedding that was trained for these tokens is not in the files."
         if checkpoint.adapter is not None
-        else "A prompt with such a token reads past the embedding: vLLM refuses it or fails.",
+        else "vLLM refuses or fails a prompt with such a token, which has no embedding.",
         remedy="train again with modules_to_save = embed_tokens and lm_head, and merge the result; "
         "or take the tokens out of the tokenizer"
         if checkpoint.adapter is not None
         else "take the tokenizer of the training run, or save the model after "
         "resize_token_embeddings(len(tokenizer))",
         source="vllm 0.32 v1/engine/input_processor.py; peft save_embedding_layers",
+        severity="block" if _is_in_prompts(checkpoint, table, beyond) else "warn",
+    )
+
+
+def _is_in_prompts(checkpoint: Checkpoint, table: TokenTable, beyond: Mapping[int, str]) -> bool:
+    """Whether ordinary prompts have one of the tokens; padding, above all, is in none."""
+    media = {entry.id for entry in find_placeholders(checkpoint.config, table.directory)}
+    starts = {table.roles.get("bos"), table.roles.get("eos")}
+    template = find_processor(checkpoint.model.path).template or ""
+    return any(
+        number in media or text in starts or text in template for number, text in beyond.items()
     )
 
 
@@ -314,7 +326,8 @@ CHECKS = (
         "the embedding that was trained with it.",
         evidence="The largest ids of the tokenizer against the rows of the embedding in the "
         "tensors' headers. More rows than tokens are normal: Qwen pads 151665 tokens to 151936 "
-        "rows. An image token behind the last row is served by vLLM for LLaVA. The full pass also "
+        "rows. An image token behind the last row is served by vLLM for LLaVA, and a token that "
+        "the template does not write, such as one for padding, is a warning. The full pass also "
         "names new tokens whose rows are zero or identical.",
         example="3 tokens lie behind the 151936 rows of the embedding: '<box>', '</box>', '<ref>'",
         remedy="Save the model after `resize_token_embeddings`, or take the tokens out again.",

@@ -158,9 +158,15 @@ def test_padded_rows_are_normal(tuned: Path) -> None:
 def test_tokens_behind_the_rows(tuned: Path) -> None:
     write_tokenizer(tuned, added={"<|image_pad|>": 12, "<box>": 40, "</box>": 41})
     finding = only(check_rows, tuned)
-    assert finding.severity == "block"
+    assert finding.severity == "warn"  # no prompt need have them
     assert finding.title == ("2 tokens lie behind the 40 rows of the embedding: '<box>', '</box>'")
     assert finding.evidence[0].key == "model.embed_tokens.weight"
+
+
+def test_tokens_of_the_template_behind_the_rows(tuned: Path) -> None:
+    write_tokenizer(tuned, added={"<|image_pad|>": 12, "<box>": 40})
+    (tuned / "chat_template.jinja").write_text("<box>{{ messages }}")
+    assert only(check_rows, tuned).severity == "block"
 
 
 def test_last_row_is_used(tuned: Path) -> None:
