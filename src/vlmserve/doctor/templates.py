@@ -1,4 +1,4 @@
-"""Is the served prompt the one that was trained with, and is it made of whole tokens?"""
+"""Is the served prompt the one that was trained with?"""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
