@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
     parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as one page with the samples"
+    )
+    parser.add_argument(
         "--on-inconclusive",
         choices=("fail", "warn"),
         default="fail",
@@ -137,12 +140,13 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.files import write_reports
     from vlmserve.evals.report.terminal import print_report
+    from vlmserve.evals.report.thumbnails import collect_media
 
     # A log or a pipe has no width of its own.
     console = create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
     inconclusive_fails = args.on_inconclusive == "fail"
     # Before anything is printed: the reader of that may leave.
-    write_reports(report, files, inconclusive_fails=inconclusive_fails)
+    write_reports(report, files, inconclusive_fails=inconclusive_fails, media=collect_media(tasks))
     print_report(report, console)
     for path in files.values():
         console.print(f"report: {path}", soft_wrap=True, markup=False)
@@ -157,6 +161,7 @@ def _report_files(args: argparse.Namespace) -> "dict[ReportFormat, Path]":
         "json": args.json,
         "markdown": args.markdown,
         "junit": args.junit,
+        "html": args.html,
     }
     return {name: path for name, path in files.items() if path is not None}
 

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--markdown", type=Path, metavar="FILE", help="write the report for a pull request"
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as one page, without the images"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         "json": args.json,
         "markdown": args.markdown,
         "junit": args.junit,
+        "html": args.html,
     }
     write_reports(report, {name: path for name, path in asked.items() if path is not None})
     print_report(report, create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS))

@@ -1,4 +1,4 @@
-"""What a video's container says of it: size, frames and rate."""
+"""What a video's container says of it: size, frames and rate; and some of its frames."""
 
 import os
 import tempfile
@@ -29,6 +29,17 @@ class VideoHeader:
         return self.n_frames / self.frames_per_second
 
 
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """One decoded frame."""
+
+    time_s: float
+    """When it is shown, from the video's beginning."""
+
+    rgb: Any
+    """``uint8`` array ``(height, width, 3)``."""
+
+
 def is_video_reader_installed() -> bool:
     """Whether videos can be opened: OpenCV comes with vLLM, not with vlmserve itself."""
     try:
@@ -56,6 +67,39 @@ def read_video_header(source: ImageSource) -> VideoHeader:
         file.write(source if isinstance(source, bytes) else source())
         file.flush()
         return _read(Path(file.name), "the embedded video")
+
+
+def read_video_frames(path: Path, count: int) -> list[VideoFrame]:
+    """Decode frames at evenly spread places, the middles of ``count`` equal parts.
+
+    Args:
+        path: The video's file.
+        count: How many frames; a video of fewer gives each of its own once.
+
+    Returns:
+        At least one frame. What cannot be decoded is left out.
+
+    Raises:
+        MediaError: There is no such file, or it is no video with a readable frame.
+        ImportError: OpenCV is not installed; see ``is_video_reader_installed``.
+    """
+    header = read_video_header(path)
+    cv2 = _load_opencv()
+    wanted = sorted({(2 * n + 1) * header.n_frames // (2 * count) for n in range(count)})
+    frames = []
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        for number in wanted:
+            capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+            decoded, frame = capture.read()
+            if decoded:
+                rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                frames.append(VideoFrame(number / header.frames_per_second, rgb))
+    finally:
+        capture.release()
+    if not frames:
+        raise MediaError(f"{path}: no frame of the video could be decoded")
+    return frames
 
 
 def _load_opencv() -> Any:

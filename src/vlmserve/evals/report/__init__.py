@@ -1,1 +1,1 @@
-"""What a comparison looks like: terminal and JSON."""
+"""What a comparison looks like: terminal, JSON, Markdown, JUnit XML and HTML."""

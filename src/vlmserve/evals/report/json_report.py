@@ -62,8 +62,10 @@ class FailureReport(Value):
     sample_id: str
     side: SideName
     question: str
+    target: str = ""
     error_type: str
     message: str
+    media: tuple[MediumReport, ...] = ()
 
 
 class NoiseReport(Value):
@@ -332,6 +334,8 @@ def _failure(failed: FailedSample) -> FailureReport:
         sample_id=failed.sample.sample_id,
         side=failed.side,
         question=failed.sample.question,
+        target=failed.sample.target,
         error_type=failed.failure.error_type,
         message=failed.failure.message,
+        media=_media(failed.sample),
     )
