@@ -1,5 +1,6 @@
 """From how a checkpoint is named to the directory that is meant, and back to a name."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,9 +58,15 @@ def resolve(ref: str, what: str) -> Path:
         CheckpointError: There is no such directory.
     """
     path = Path(ref).expanduser()
-    if path.is_dir():
+    try:
+        is_directory, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CheckpointError(f"{what}: {error.strerror or error}") from error
+    if is_directory:
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise CheckpointError(f"{what}: permission denied")
         return path.absolute()
-    if path.exists():
+    if exists:
         raise CheckpointError(f"{what}: a file; a checkpoint is a directory")
     if _HUB_ID.fullmatch(ref) is None:
         raise CheckpointError(f"{what}: no such directory")

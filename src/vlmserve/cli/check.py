@@ -1,6 +1,8 @@
 """``vlmserve check``: what is wrong with a checkpoint, from its files."""
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
 from vlmserve.cli.check_report import ScanProgress, print_report
@@ -15,6 +17,8 @@ from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.report import CheckRecord, create_record, render_markdown
 from vlmserve.doctor.run import run_checks
 from vlmserve.errors import CheckpointError, ConfigError
+
+_REPORTS = ("json", "markdown")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.json == args.markdown == "-":
         raise ConfigError("--json and --markdown: only one of them can go to standard output")
+    for name in _REPORTS:
+        _check_writable(name, getattr(args, name))
     with ScanProgress(create_console(stderr=True)) as progress:
         exam = _examination(args, progress)
         report = run_checks(exam)
@@ -91,6 +97,8 @@ def _examination(args: argparse.Namespace, progress: ScanProgress) -> Examinatio
         raise ConfigError(
             f"--max-length {args.max_length}: a positive number of tokens is expected"
         )
+    if args.media_root is not None and not args.media_root.is_dir():
+        raise ConfigError(f"--media-root {args.media_root}: no such directory")
     train_env = parse_train_env(args.train_env) if args.train_env else None
     serve = load_serve_config(args)
     checkpoint = open_checkpoint(args, leftovers=True)
@@ -118,10 +126,23 @@ def _as_json(record: CheckRecord) -> str:
     return record.model_dump_json(indent=2) + "\n"
 
 
+def _check_writable(option: str, target: str | None) -> None:
+    """Refuse a place that no report can be written to, before a check that takes minutes."""
+    if target is None or target == "-":
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise ConfigError(f"--{option} {target}: a directory; a file is expected")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--{option} {target}: no such directory as {path.parent}")
+
+
 def _write(option: str, target: str | None, text: str) -> None:
     if target is None:
         return
     if target == "-":
+        if option == "json" and "utf" not in sys.stdout.encoding.lower():
+            text = json.dumps(json.loads(text), indent=2) + "\n"
         # The reader may leave (``| head``), which does not change the exit status.
         create_console().out(text, end="")
         return

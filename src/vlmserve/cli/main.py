@@ -1,7 +1,9 @@
 """The ``vlmserve`` command: picks the verb, sets up logging, turns errors into exit statuses."""
 
 import argparse
+import errno
 import importlib
+import io
 import logging
 import multiprocessing
 import os
@@ -15,7 +17,7 @@ from typing import NoReturn
 from typing_extensions import override
 
 from vlmserve.cli.console import create_console
-from vlmserve.errors import VlmserveError
+from vlmserve.errors import ConfigError, VlmserveError
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ _VERBS = {
     "eval": _Verb("vlmserve.cli.evaluate", "judge a checkpoint against the one before it"),
     "runs": _Verb("vlmserve.cli.runs", "list what has been judged"),
     "report": _Verb("vlmserve.cli.report", "show or write the report of a run again"),
+    "suite": _Verb("vlmserve.cli.suite", "look a suite over before it is paid for"),
     "demo": _Verb("vlmserve.cli.demo", "build, train or tour the demo checkpoints"),
 }
 
@@ -59,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
     _set_up_logging()
+    _set_up_streams()
     if threading.current_thread() is threading.main_thread():
         # Ended like Ctrl-C: engines and scratch directories are cleaned up on the way out.
         signal.signal(signal.SIGTERM, _interrupt)
@@ -72,12 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left (``| head``); keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
-    except Exception:  # noqa: BLE001 - the last catch: whatever is left is a bug of ours
-        _LOG.exception("this is a bug in vlmserve; please report it")
-        return VlmserveError.exit_code
+    except Exception as error:  # noqa: BLE001 - the last catch
+        return _status_of(error)
     return status
+
+
+def _status_of(error: Exception) -> int:
+    """Say what nothing else caught: a full disk, or else a bug of ours."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _discard_output()
+        _print_error(ConfigError(f"{error.filename or 'standard output'}: {error.strerror}"))
+        return ConfigError.exit_code
+    _LOG.exception("this is a bug in vlmserve; please report it")
+    return VlmserveError.exit_code
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -92,6 +105,17 @@ def _give_up() -> NoReturn:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(INTERRUPTED)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _set_up_streams() -> None:
+    """Show what a terminal's encoding lacks as an escape instead of failing at it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _set_up_logging() -> None:

@@ -165,7 +165,7 @@ def _unreadable(
     yield Finding(
         id=_ID,
         title=f"{_share(len(files), n_files)} images and videos of {n_samples} samples cannot be "
-        f"read, {len(absent)} of them for there is no such file",
+        f"read{_absence(len(absent), len(files))}",
         evidence=[
             Evidence(file=str(sample.file), key=f"row {sample.row}", value=error.message)
             for sample, _, error in faults[:_MOST_SHOWN]
@@ -260,6 +260,12 @@ def _share(n_found: int, n_all: int) -> str:
     return f"{n_found:,} of {n_all:,}"
 
 
+def _absence(n_absent: int, n_faulty: int) -> str:
+    if n_absent == n_faulty:
+        return ": no such file"
+    return f", {n_absent:,} of them because there is no such file" if n_absent else ""
+
+
 CHECKS = (
     Check(
         id=_ID,
@@ -271,8 +277,8 @@ CHECKS = (
         "the end of its file, each video's container, and placeholders against media, sample by "
         "sample. Nothing is fetched. Where media have no placeholder it is a finding for "
         "LLaMA-Factory's and LLaVA's formats only: ms-swift and TRL put one in front.",
-        example="3 of 2,000 images and videos of 3 samples cannot be read, 2 of them for there is "
-        "no such file",
+        example="3 of 2,000 images and videos of 3 samples cannot be read, 2 of them because "
+        "there is no such file",
         remedy="Put the files in place, correct the rows, and train again; or give `--media-root` "
         "where paths count from elsewhere.",
     ),

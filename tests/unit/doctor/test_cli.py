@@ -1,6 +1,7 @@
 """``vlmserve check`` as a command."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -87,6 +88,64 @@ def test_errors(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--ckpt", "/no/where"]) == 4
     assert "error: /no/where: no such directory" in capsys.readouterr().err
     assert main(["check", "--ckpt", str(write.model()), "--json", "/no/where/x.json"]) == 2
+    assert main(["check", "--ckpt", "a" * 5000]) == 4
+    assert "name too long" in capsys.readouterr().err.replace("\n", "")
+    root = ["check", "--ckpt", str(write.model("other")), "--media-root", "/no/where"]
+    assert main(root) == 2
+    assert "--media-root /no/where: no such directory" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_check(
+    write: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(exam: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("vlmserve.cli.check.run_checks", never)
+    model = str(write.model())
+    for option in ("--json", "--markdown"):
+        for target in (str(tmp_path), str(tmp_path / "no" / "report")):
+            assert main(["check", "--ckpt", model, option, target]) == 2
+            assert f"error: {option} {target}" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_directory_without_permission(
+    write: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(write.model())
+    # Tests may run as root, who may read everything.
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != model)
+    assert main(["check", "--ckpt", model]) == 4
+    assert f"error: {model}: permission denied" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_what_looks_like_an_emoji_is_text(
+    write: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "train.jsonl"
+    good = '{"messages": [{"role": "user", "content": "a"}]}\n'
+    data.write_text(99 * good + "{\n")
+    assert main(["check", "--ckpt", str(write.model()), "--data", str(data)]) == 2
+    assert "train.jsonl:100: not JSON" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize("report", [[], ["--json", "-"], ["--markdown", "-"]])
+def test_a_terminal_without_unicode(write: Any, report: list[str]) -> None:
+    command = [sys.executable, "-m", "vlmserve", "check", "--ckpt", str(write.model("ünï 模型"))]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, *report], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u6a21" in done.stdout
+    if "--json" in report:
+        assert json.loads(done.stdout)["checkpoint"].endswith("ünï 模型")
+
+
+def test_a_full_disk(write: Any) -> None:
+    command = [sys.executable, "-m", "vlmserve", "check", "--ckpt", str(write.model())]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode().strip() == "error: standard output: No space left on device"
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ class TestMedia:
         assert isinstance(unreadable, Finding)
         assert isinstance(cut, Finding)
         assert unreadable.title == (
-            "2 of 4 images and videos of 2 samples cannot be read, 1 of them for there is no such "
-            "file"
+            "2 of 4 images and videos of 2 samples cannot be read, 1 of them because there is "
+            "no such file"
         )
         assert "web page" in unreadable.evidence[1].value
         assert cut.title == "1 image files are cut short"
