@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vlmserve.evals.report.json_report import EvalReport
 
 # Of the extra "eval", by their names of import.
-_EVAL_MODULES = ("lm_eval", "openai", "PIL", "scipy")
+_EVAL_MODULES = ("lm_eval", "openai", "PIL", "rapidfuzz", "scipy")
 
 _LOG_COLUMNS = 140
 

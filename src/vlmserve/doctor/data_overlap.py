@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vlmserve.datasets.images import identify
 from vlmserve.datasets.sample import Dataset, Medium, Sample
 from vlmserve.doctor.check import Check
-from vlmserve.doctor.examination import Examination
+from vlmserve.doctor.examination import Examination, Progress, no_progress
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, Unknown
 from vlmserve.errors import MediaError
 from vlmserve.media.likeness import Fingerprint, LikenessIndex, take_fingerprints
@@ -65,9 +65,22 @@ def check_overlap(exam: Examination) -> Iterator[Outcome]:
             id=_ID, reason="no training set to compare the held-out set with; give --data"
         )
         return
-    media = _Media(exam)
-    overlap = _compare(exam.data, exam.heldout, media)
-    yield from _findings(overlap, exam.heldout)
+    yield from find_overlap(exam.data, exam.heldout, exam.progress)
+
+
+def find_overlap(
+    train: Dataset, heldout: Dataset, progress: Progress = no_progress
+) -> Iterator[Outcome]:
+    """Find the samples of a held-out set that are in a training set.
+
+    Args:
+        train: What a model was trained on.
+        heldout: What it is judged on.
+        progress: Told how many media have been read.
+    """
+    media = _Media((train, heldout), progress)
+    overlap = _compare(train, heldout, media)
+    yield from _findings(overlap, heldout)
     if media.n_unknown:
         yield Unknown(
             id=_ID,
@@ -79,16 +92,16 @@ def check_overlap(exam: Examination) -> Iterator[Outcome]:
 class _Media:
     """Tells which media of the two sets are the same."""
 
-    def __init__(self, exam: Examination) -> None:
+    def __init__(self, datasets: Sequence[Dataset], progress: Progress) -> None:
         sources: dict[Hashable, ImageSource] = {}
-        for dataset in (exam.data, exam.heldout):
-            for sample in () if dataset is None else dataset.samples:
+        for dataset in datasets:
+            for sample in dataset.samples:
                 for medium in sample.media:
                     for part in medium.frames or (medium,):
                         if (source := part.source) is not None:
                             sources.setdefault(identify(part), source)
         taken = take_fingerprints(
-            list(sources.values()), lambda done, total: exam.progress(f"{_ID}: media", done, total)
+            list(sources.values()), lambda done, total: progress(f"{_ID}: media", done, total)
         )
         self._known = {
             key: fingerprint

@@ -64,7 +64,9 @@ class EvalTask(Protocol):
         ...
 
 
-def load_tasks(suite: SuiteConfig, *, limit: int | None = None) -> list[EvalTask]:
+def load_tasks(
+    suite: SuiteConfig, *, limit: int | None = None, only: int | None = None
+) -> list[EvalTask]:
     """Load the tasks of a suite with their samples; no request is sent.
 
     lm-eval is imported only where the suite has a task of its kind.
@@ -72,6 +74,7 @@ def load_tasks(suite: SuiteConfig, *, limit: int | None = None) -> list[EvalTask
     Args:
         suite: The suite, with absolute paths.
         limit: Take only this many samples of each task, the first ones.
+        only: Load this one of the suite's tasks, counted from 0; all when ``None``.
 
     Returns:
         The tasks in the suite's order.
@@ -82,14 +85,15 @@ def load_tasks(suite: SuiteConfig, *, limit: int | None = None) -> list[EvalTask
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: at least one sample of each task is needed")
-    entries = [entry for entry in suite.tasks if isinstance(entry, SuiteTask)]
+    asked = [(index, entry) for index, entry in enumerate(suite.tasks) if only in {None, index}]
+    entries = [entry for _, entry in asked if isinstance(entry, SuiteTask)]
     with contextlib.ExitStack() as stack:
         loads = _lm_eval_loads(entries, suite, limit, stack) if entries else {}
         return [
             _load_data(index, entry, suite, limit)
             if isinstance(entry, SuiteData)
             else loads[entry.name]()
-            for index, entry in enumerate(suite.tasks)
+            for index, entry in asked
         ]
 
 

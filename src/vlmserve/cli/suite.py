@@ -1,0 +1,149 @@
+"""``vlmserve suite lint``: look a suite over before a request is paid for."""
+
+import argparse
+import sys
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+from vlmserve.cli.check_report import ScanProgress
+from vlmserve.cli.console import create_console
+from vlmserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+    from vlmserve.evals.lint_report import Level, LintReport, Power, Spread, TaskLint
+
+_STYLES: "dict[Level, str]" = {
+    "error": "bold red",
+    "warning": "bold yellow",
+    "note": "bold cyan",
+}
+_LOG_COLUMNS = 140
+_MOST_VALUES = 6
+_VALUE_CHARS = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    about = "say what a suite holds, what is wrong with it, and what it can decide"
+    lint = actions.add_parser("lint", help=about, allow_abbrev=False)
+    lint.description = f"{about[0].upper()}{about[1:]}. Nothing is asked."
+    lint.add_argument("file", type=Path, metavar="FILE", help="the suite, a YAML file")
+    lint.add_argument(
+        "--train",
+        metavar="PATH",
+        help="what a model was trained on, to be looked for in the suite: a file, a directory, or "
+        "DIR:NAME for an entry of its dataset_info.json",
+    )
+    lint.add_argument(
+        "--media-root",
+        type=Path,
+        metavar="DIR",
+        help="what relative paths of the media in --train start from",
+    )
+    lint.add_argument(
+        "--json", metavar="FILE", help="write what was found as JSON; - is standard output"
+    )
+    lint.add_argument(
+        "--strict", action="store_true", help="let warnings decide the exit status, too"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look a suite over and print what was found.
+
+    Returns:
+        0, or 2 where something is wrong (with ``--strict``, also where something is doubtful).
+    """
+    from vlmserve.config.suite import load_suite
+    from vlmserve.datasets.read import load_dataset
+    from vlmserve.evals.lint import lint_suite
+
+    suite = load_suite(args.file)
+    train = None
+    if args.train is not None:
+        train = load_dataset(args.train, media_root=args.media_root)
+    with ScanProgress(create_console(stderr=True)) as progress:
+        report = lint_suite(suite, train, progress.show)
+    _write(args.json, report)
+    if args.json != "-":
+        print_lint(report, create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS))
+    is_bad = report.count("error") or (args.strict and report.count("warning"))
+    return ConfigError.exit_code if is_bad else 0
+
+
+def print_lint(report: "LintReport", console: "Console") -> None:
+    """Print what was found: each task, then the remarks, then how many there are."""
+    for task in report.tasks:
+        console.print(task.name, style="bold", end="  ", markup=False)
+        console.print(f"{task.metric}, {_margin(task)}", markup=False)
+        for name, text in _lines(task):
+            console.print(f"  {name:<14}{text}", markup=False, soft_wrap=True)
+    for remark in report.remarks:
+        console.print(f"{remark.level}:", style=_STYLES[remark.level], end=" ")
+        place = "" if remark.task is None else f"{remark.task}: "
+        console.print(f"{place}{remark.text}", markup=False, soft_wrap=True)
+    console.print(
+        f"{len(report.tasks)} tasks looked over: {report.count('error')} errors, "
+        f"{report.count('warning')} warnings, {report.count('note')} notes"
+    )
+
+
+def _margin(task: "TaskLint") -> str:
+    return "only reported" if task.margin is None else f"margin {task.margin:g}"
+
+
+def _lines(task: "TaskLint") -> list[tuple[str, str]]:
+    media = ", ".join(f"{count:,} {kind}" for kind, count in sorted(task.media.items()))
+    lines = [
+        ("samples", f"{task.n_samples:,}, about {task.n_clusters:,} images, videos or texts"),
+        ("media", f"{media or 'none'}; {_spread(task.media_per_sample)} a sample"),
+    ]
+    if task.longest_side_px is not None:
+        lines.append(("longest side", f"{_spread(task.longest_side_px)} px"))
+    lines += [
+        ("question", f"{_spread(task.question_chars)} characters"),
+        ("target", f"{_spread(task.target_chars)} characters"),
+    ]
+    lines += [("slices by", f"{name}: {_values(values)}") for name, values in task.fields.items()]
+    return [*lines, ("detectable", "; ".join(map(_power, task.power)))]
+
+
+def _values(counts: "Mapping[str, int]") -> str:
+    shown = [
+        f"{shorten(value, _VALUE_CHARS, placeholder='...')} {count:,}"
+        for value, count in list(counts.items())[:_MOST_VALUES]
+    ]
+    rest = len(counts) - len(shown)
+    return ", ".join([*shown, f"{rest} more"] if rest else shown)
+
+
+def _spread(spread: "Spread") -> str:
+    if spread.smallest == spread.largest:
+        return f"{spread.smallest:,.0f}"
+    return (
+        f"{spread.smallest:,.0f} to {spread.largest:,.0f} (median {spread.median:,.0f}, "
+        f"95 % up to {spread.percentile_95:,.0f})"
+    )
+
+
+def _power(power: "Power") -> str:
+    return f"{power.detectable:.3f} at {power.discordance * 100:g} % discordance"
+
+
+def _write(target: str | None, report: "LintReport") -> None:
+    if target is None:
+        return
+    text = report.model_dump_json(indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {target}: {error.strerror or error}") from error
