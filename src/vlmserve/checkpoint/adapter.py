@@ -168,14 +168,16 @@ def load_adapter(directory: Path) -> AdapterInfo:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise CheckpointError(f"{path}: lora_alpha: a number is expected, not {alpha!r}")
     targets = config.get("target_modules")
+    if not isinstance(targets, str):
+        targets = _names(config, "target_modules", path)
     return AdapterInfo(
         path=directory,
         config=config,
         rank=max(ranks),
         alpha=alpha,
-        target_modules=targets if isinstance(targets, str) else tuple(targets or ()),
+        target_modules=targets,
         base_ref=config.get("base_model_name_or_path") or None,
-        modules_to_save=tuple(config.get("modules_to_save") or ()),
+        modules_to_save=_names(config, "modules_to_save", path),
         bias=str(config.get("bias", "none")),
         init_lora_weights=config.get("init_lora_weights", True),
         use_dora=bool(config.get("use_dora")),
@@ -278,6 +280,13 @@ def _split(name: str) -> tuple[str, str | None]:
 
 def _has_word(module: str, words: tuple[str, ...]) -> bool:
     return any(part in words for part in module.split("."))
+
+
+def _names(config: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    value = config.get(key) or ()
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"{path}: {key}: a list of names is expected, not {value!r}")
+    return tuple(value)
 
 
 def _mapping(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:

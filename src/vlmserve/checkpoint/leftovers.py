@@ -25,7 +25,9 @@ LeftoverKind = Literal["run", "zero shards", "projector", "parts", "weights", "a
 ``parts``: LLaVA's parts without their adapter; ``weights``: without a ``config.json``;
 ``adapter``: without its base."""
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)(-merged)?")
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)(-merged)?")
+"""Names of the directories that a run saves to: the step, and whether ms-swift merged it."""
+
 _CONVERT = "python -m deepspeed.utils.zero_to_fp32 {source} {target} --safe_serialization"
 
 
@@ -81,7 +83,7 @@ def find_checkpoints(directory: Path) -> list[Path]:
         found = [
             (int(match[1]), path)
             for path in directory.glob(pattern)
-            if (match := _CHECKPOINT.fullmatch(path.name)) is not None and path.is_dir()
+            if (match := CHECKPOINT_NAME.fullmatch(path.name)) is not None and path.is_dir()
         ]
         if found:
             return [path for _, path in sorted(found)]

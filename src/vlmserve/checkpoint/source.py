@@ -12,7 +12,6 @@ from vlmserve.checkpoint.families import (
     find_architecture,
     find_family,
     is_llava_original,
-    unsupported_reason,
 )
 from vlmserve.checkpoint.files import read_json, read_json_if_present
 from vlmserve.checkpoint.leftovers import (
@@ -155,19 +154,6 @@ def _load(path: Path, base_model: str | Path | None, path_map: Mapping[str, str]
         return replace(checkpoint, leftover=projector_leftover([projector]))
     base, base_ref, source = _find_training_base(path, training, base_model, path_map)
     return replace(checkpoint, base=base, base_ref=base_ref, base_ref_source=source)
-
-
-def check_supported(checkpoint: Checkpoint) -> None:
-    """Refuse an architecture that is known to be absent from vLLM 0.32.
-
-    Raises:
-        CheckpointError: It is absent; the hint says what to do.
-    """
-    reason = unsupported_reason(checkpoint.architecture)
-    if reason is not None:
-        raise CheckpointError(
-            f"{checkpoint.model.path}: vLLM 0.32 has no {checkpoint.architecture}", hint=reason
-        )
 
 
 def _load_model(path: Path, training: TrainingInfo | None) -> Checkpoint:

@@ -120,18 +120,6 @@ def merge_headers(weights: WeightFiles, headers: Headers) -> dict[str, TensorInf
     return tensors
 
 
-def read_tensors(weights: WeightFiles) -> dict[str, TensorInfo]:
-    """Read the tensors of all weight files from their headers.
-
-    Returns:
-        The tensors by name. Of two files with the same name, the later file wins.
-
-    Raises:
-        CheckpointError: There is no weight file, or one is missing or broken.
-    """
-    return merge_headers(weights, read_headers(weights))
-
-
 def _read_index(index: Path) -> Mapping[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(

@@ -1,7 +1,6 @@
 """What a checkpoint is, in a paragraph."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from vlmserve.checkpoint.adapter import AdapterInfo
 from vlmserve.checkpoint.files import read_json_if_present
+from vlmserve.checkpoint.leftovers import CHECKPOINT_NAME
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.tensors import Shape, TensorInfo, read_header
 from vlmserve.checkpoint.torch_pickle import read_pickle_header
@@ -16,7 +16,6 @@ from vlmserve.checkpoint.weights import NON_LORA_NAME, PROJECTOR_NAME
 from vlmserve.errors import CheckpointError
 
 _BILLION = 1e9
-_STEP = re.compile(r"checkpoint-(\d+)(-merged)?")
 # Where trainers put what they trained besides an adapter: LLaVA, and ms-swift with freeze_vit false
 # (ms-swift#4482).
 _BESIDE_ADAPTER = (NON_LORA_NAME, PROJECTOR_NAME, "vit.safetensors")
@@ -67,7 +66,7 @@ def _model_kind(checkpoint: Checkpoint) -> str:
     saved = checkpoint.config.get("transformers_version")
     by = f", saved by transformers {saved}" if saved else ""
     layout = f" in the layout of transformers {_layout(checkpoint)}" if by else ""
-    step = _STEP.fullmatch(checkpoint.path.name)
+    step = CHECKPOINT_NAME.fullmatch(checkpoint.path.name)
     when = f", step {step[1]} of its run" if step is not None else ""
     return f"{_run(checkpoint)} {_title(checkpoint)} model: {_size(checkpoint)}{by}{layout}{when}."
 
@@ -100,7 +99,7 @@ def _adapter_kind(checkpoint: Checkpoint, adapter: AdapterInfo) -> str:
     except CheckpointError:
         modules, where = "modules unknown: its weights cannot be read", ""
     kind = f"A LoRA adapter of rank {adapter.rank} (alpha {adapter.alpha:g}; {modules}{where})"
-    step = _STEP.fullmatch(checkpoint.path.name)
+    step = CHECKPOINT_NAME.fullmatch(checkpoint.path.name)
     kind += f", step {step[1]} of its run," if step is not None else ""
     if checkpoint.base is None:
         title = f" for {_article(checkpoint)} {_title(checkpoint)} model"

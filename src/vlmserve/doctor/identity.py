@@ -80,7 +80,7 @@ def _family_evidence(checkpoint: Checkpoint) -> list[Evidence]:
     for file in training.files:
         if not file.endswith("args.json"):
             continue
-        told = read_json_if_present(checkpoint.path / file).get("model_type")
+        told = str(read_json_if_present(checkpoint.path / file).get("model_type"))
         if told in names and told != family.name:
             value = f"{told}, but the base is a {family.name}"
             return [Evidence(file=file, key="model_type", value=value)]

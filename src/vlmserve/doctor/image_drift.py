@@ -1,6 +1,8 @@
 """One image's three ways into a model: as in training, as the files say, and as it is served."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.processor import find_processor
@@ -16,7 +18,7 @@ from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.checkpoint.visual_tokens.base import VisualTokens
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.image_sizes import ImageSizes
-from vlmserve.errors import MediaError
+from vlmserve.errors import CheckpointError, MediaError
 from vlmserve.frameworks.media_limits import TrainingLimits, find_training_limits
 
 # What rounding to whole patches, once more or once less, makes of most sizes.
@@ -156,12 +158,19 @@ def _bounded(
     size = settings.image.get("size") or {}
     smallest, largest = limits.min_pixels, limits.max_pixels
     if not replaces:
-        smallest = max(filter(None, (smallest, size.get("shortest_edge"))), default=None)
-        largest = min(filter(None, (largest, size.get("longest_edge"))), default=None)
+        smallest = max(filter(None, (smallest, _edge(size, "shortest_edge"))), default=None)
+        largest = min(filter(None, (largest, _edge(size, "longest_edge"))), default=None)
         # What a framework shrank below the processor's smallest size is enlarged again.
         largest = max(filter(None, (largest, smallest)), default=None)
     wanted = {"shortest_edge": smallest, "longest_edge": largest}
     return _with_edges(settings, {edge: px for edge, px in wanted.items() if px is not None})
+
+
+def _edge(size: Mapping[str, Any], name: str) -> int | None:
+    value = size.get(name)
+    if value is not None and type(value) is not int:
+        raise CheckpointError(f"the processor's size.{name}: a whole number is expected: {value!r}")
+    return value
 
 
 def _with_edges(settings: ProcessorSettings, edges: dict[str, int]) -> ProcessorSettings:

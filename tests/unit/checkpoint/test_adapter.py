@@ -120,6 +120,8 @@ def test_unknown_family_is_not_matched(write: Any) -> None:
         ({"rank_pattern": {"q": "8"}}, "ranks must be positive"),
         ({"rank_pattern": [8]}, "rank_pattern: an object"),
         ({"lora_alpha": "16"}, "lora_alpha: a number"),
+        ({"target_modules": 1.5}, "target_modules: a list of names"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save: a list of names"),
         ({"peft_type": "VERA"}, "peft_type: VERA"),
     ],
 )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vlmserve.checkpoint.tensors import count_nonfinite, is_equal, is_zero, read_header
-from vlmserve.checkpoint.weights import find_weights, read_tensors
+from vlmserve.checkpoint.tensors import TensorInfo, count_nonfinite, is_equal, is_zero, read_header
+from vlmserve.checkpoint.weights import WeightFiles, find_weights, merge_headers, read_headers
 from vlmserve.errors import CheckpointError
 
 
@@ -116,6 +116,10 @@ def test_equality_is_of_type_shape_and_bytes(tmp_path: Path) -> None:
     assert not is_equal(ours["w"], theirs["flat"])
     assert not is_equal(ours["w"], theirs["late"])
     assert is_equal(ours["w"], theirs["late"], limit_bytes=16)
+
+
+def read_tensors(weights: WeightFiles) -> dict[str, TensorInfo]:
+    return merge_headers(weights, read_headers(weights))
 
 
 def test_an_index_decides_which_files_count(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from vlmserve.checkpoint.visual_tokens.base import require_size
+from vlmserve.errors import CheckpointError
 
 Resolution = tuple[int, int]
 """Width and height in pixels."""
@@ -52,8 +53,15 @@ def unpadded_grid(
     Returns:
         Features across and down. What is taken off is the same on both sides, so that one row or
         column of padding may remain.
+
+    Raises:
+        CheckpointError: The grid is empty: its pinpoint is smaller than the tower's pictures.
     """
     columns, rows = grid
+    if not columns or not rows:
+        raise CheckpointError(
+            "config.json: image_grid_pinpoints: one is smaller than vision_config.image_size"
+        )
 
     def whole(side: float) -> int:
         return int(side) if digits is None else int(round(side, digits))
