@@ -35,6 +35,9 @@ class TensorInventory:
     explanation: str | None
     """The cause of missing and unexpected tensors, where it is a known one."""
 
+    prefix: str | None = None
+    """What stands before the names of the files, where that alone explains all the differences."""
+
     @property
     def is_clean(self) -> bool:
         """Whether there is nothing to report."""
@@ -78,7 +81,21 @@ def compare_tensors(checkpoint: Checkpoint) -> TensorInventory | None:
         explanation=family.explain(
             frozenset(missing), frozenset(family.canonical(name) for name in unexpected)
         ),
+        prefix=None if mismatched else _common_prefix(family, missing, unexpected),
     )
+
+
+def _common_prefix(family: Family, missing: list[str], unexpected: list[str]) -> str | None:
+    """What has to go from every unexpected name for nothing to be missing."""
+    wanted = set(missing)
+    first = next(iter(unexpected), "")
+    # The longest: model. may or may not be a part of the name itself.
+    for dot in (place for place in reversed(range(len(first))) if first[place] == "."):
+        prefix = first[: dot + 1]
+        rest = {family.canonical(name.removeprefix(prefix)) for name in unexpected}
+        if wanted and wanted <= rest and all(name.startswith(prefix) for name in unexpected):
+            return prefix
+    return None
 
 
 def _by_component(family: Family, names: Iterable[str]) -> dict[Component, tuple[str, ...]]:

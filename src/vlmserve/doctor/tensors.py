@@ -90,8 +90,18 @@ def _tensors_finding(
             else "The model's own code leaves out tensors it has no place for and refuses other "
             "shapes."
         )
+    title = "; ".join(f"{item.key}: {item.value.partition(',')[0]}" for item in evidence)
     if inventory.explanation is not None:
         remedies = [inventory.explanation]
+    elif inventory.prefix is not None:
+        n_renamed = sum(map(len, inventory.unexpected.values()))
+        title = f"'{inventory.prefix}' stands before the names of {_count(n_renamed)}"
+        is_peft = inventory.prefix.startswith("base_model.")
+        bare = "model.merge_and_unload()" if is_peft else "accelerator.unwrap_model(model)"
+        remedies = [
+            f"take '{inventory.prefix}' off the names, or save again from the training code what "
+            f"was wrapped there: {bare}.save_pretrained(DIR)"
+        ]
     elif inventory.unexpected:
         remedies.append(
             "strip what a trainer put before the names, such as base_model.model., module. or "
@@ -103,7 +113,7 @@ def _tensors_finding(
         )
     return Finding(
         id="ckpt.tensors",
-        title="; ".join(f"{item.key}: {item.value.partition(',')[0]}" for item in evidence),
+        title=title,
         evidence=evidence,
         consequence=" ".join(consequences),
         remedy="; ".join(remedies),

@@ -167,7 +167,7 @@ FAULTS: dict[Callable[[Path], None], tuple[str, str]] = {
     zero_only: ("ckpt.zero", "only DeepSpeed's own shards"),
     ungathered: ("ckpt.zero", "1 empty tensors"),
     lost_tensor: ("ckpt.tensors", "projector: 1 tensor missing"),
-    renamed_prefix: ("ckpt.tensors", "vision tower: 25 tensors missing"),
+    renamed_prefix: ("ckpt.tensors", "'base_model.model.' stands before the names of 31 tensors"),
     wrong_shape: ("ckpt.tensors", "[41, 16] in the file, [40, 16] by config.json"),
     not_a_number: ("ckpt.finite", "1 of 16 values"),
     no_processor: ("proc.present", "image processor missing"),
