@@ -1,7 +1,6 @@
 """``vlmserve eval``: judge a checkpoint against the one before it."""
 
 import argparse
-import importlib.util
 import os
 import sys
 import uuid
@@ -17,6 +16,7 @@ from vlmserve.cli.options import (
     load_serve_config,
     open_checkpoint,
     parse_path_maps,
+    require_eval_extra,
     require_sound,
 )
 from vlmserve.cli.stages import Stages
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from vlmserve.evals.report.json_report import EvalReport
 
 # Of the extra "eval", by their names of import.
-_EVAL_MODULES = ("lm_eval", "openai", "PIL", "rapidfuzz", "scipy")
-
 _LOG_COLUMNS = 140
 
 _NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1#MODEL"
@@ -118,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from vlmserve.config.suite import load_suite
 
-    _require_eval_extra()
+    require_eval_extra()
     suite = load_suite(args.suite)
     config = load_serve_config(args)
     for flag, number in (("--limit", args.limit), ("--concurrency", args.concurrency)):
@@ -164,12 +162,6 @@ def _report_files(args: argparse.Namespace) -> "dict[ReportFormat, Path]":
         "html": args.html,
     }
     return {name: path for name, path in files.items() if path is not None}
-
-
-def _require_eval_extra() -> None:
-    for module in _EVAL_MODULES:
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"{module} is not installed", hint="pip install 'vlmserve[eval]'")
 
 
 def _check_writable(name: str, path: Path) -> None:

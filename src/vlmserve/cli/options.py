@@ -1,6 +1,7 @@
 """Arguments that several verbs share, and what they make of them."""
 
 import argparse
+import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _MAX_EVIDENCE = 4
+_EVAL_MODULES = ("lm_eval", "openai", "PIL", "rapidfuzz", "scipy")
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,3 +169,14 @@ def require_sound(
         "\n".join(lines),
         hint=f"{'; '.join(remedies)}; `vlmserve check --ckpt {checkpoint.path}` says more",
     )
+
+
+def require_eval_extra() -> None:
+    """Make sure that what judging takes is installed.
+
+    Raises:
+        ConfigError: A package of the extra ``eval`` is missing.
+    """
+    for module in _EVAL_MODULES:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"{module} is not installed", hint="pip install 'vlmserve[eval]'")

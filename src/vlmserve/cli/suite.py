@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlmserve.cli.check_report import ScanProgress
 from vlmserve.cli.console import create_console
+from vlmserve.cli.options import require_eval_extra
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 where something is wrong (with ``--strict``, also where something is doubtful).
     """
+    require_eval_extra()
     from vlmserve.config.suite import load_suite
     from vlmserve.datasets.read import load_dataset
     from vlmserve.evals.lint import lint_suite

@@ -47,6 +47,8 @@ class DataTask:
         self._entry = entry
         self._dataset = dataset
         self._scorer = scorer
+        # Now: when a run has come to its end, the file may have gone.
+        self._fields = _read_fields(dataset)
         self._targets = {sample.sample_id: sample.target for sample in samples}
 
     @property
@@ -72,20 +74,7 @@ class DataTask:
             By column, the value of each of ``samples``, as text; of columns with a few different
             words or whole numbers.
         """
-        places = [(row.file, row.row) for row in self._dataset.rows]
-        wanted = set(places)
-        rows: dict[tuple[Path, int], Mapping[str, Any]] = {}
-        for file in dict.fromkeys(file for file, _ in places):
-            for raw in read_rows(file):
-                if (place := (file, raw.row)) in wanted:
-                    # What is longer is no kind of samples, and would be held for nothing.
-                    rows[place] = {
-                        key: value
-                        for key, value in raw.value.items()
-                        if isinstance(value, str | int)
-                    }
-        first = rows[places[0]]
-        return telling_fields({name: [rows[at].get(name) for at in places] for name in first})
+        return self._fields
 
     def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
         """Judge answers.
@@ -94,13 +83,17 @@ class DataTask:
             answers: Completion texts by sample id; samples that are not in it are left out.
 
         Returns:
-            The outcome of each answer. An answer that a scorer cannot read is a wrong one, and
-            has the worst score, as each scorer says.
+            The outcome of each answer. One that a scorer cannot read is wrong and has the worst
+            score, as each scorer says; one over which it raises is a failure of that sample.
         """
-        return {
-            sample_id: Scored(answer=text, score=self._scorer.score(text, self._targets[sample_id]))
-            for sample_id, text in answers.items()
-        }
+        return {sample_id: self._score_one(sample_id, text) for sample_id, text in answers.items()}
+
+    def _score_one(self, sample_id: str, text: str) -> Scored | Failed:
+        try:
+            score = self._scorer.score(text, self._targets[sample_id])
+        except Exception as error:  # noqa: BLE001 - whatever a model's words bring about
+            return Failed(error_type="ScorerError", message=f"{type(error).__name__}: {error}")
+        return Scored(answer=text, score=score)
 
 
 def load_data_task(
@@ -124,10 +117,10 @@ def load_data_task(
             f"{place}.margin: {entry.margin:g} is no margin for {scorer.name}, which lies between "
             "0 and 1; 8 points are 0.08"
         )
-    dataset = load_dataset(
-        entry.data, media_root=entry.media_root, format=entry.format, limit=limit
-    )
     try:
+        dataset = load_dataset(
+            entry.data, media_root=entry.media_root, format=entry.format, limit=limit
+        )
         samples = _collect(entry, dataset, sampling)
         _check_targets(scorer, dataset, samples)
     except ConfigError as error:
@@ -205,6 +198,20 @@ def _medium(medium: DataMedium) -> Medium:
             f"{medium.shown}: {found.content_type} stands where a {medium.kind} is due"
         )
     return found
+
+
+def _read_fields(dataset: Dataset) -> dict[str, list[str]]:
+    places = [(row.file, row.row) for row in dataset.rows]
+    wanted = set(places)
+    rows: dict[tuple[Path, int], Mapping[str, Any]] = {}
+    for file in dict.fromkeys(file for file, _ in places):
+        for raw in read_rows(file):
+            if (place := (file, raw.row)) in wanted:
+                # What is longer is no kind of samples, and would be held for nothing.
+                rows[place] = {
+                    key: value for key, value in raw.value.items() if isinstance(value, str | int)
+                }
+    return telling_fields({name: [rows[at].get(name) for at in places] for name in rows[places[0]]})
 
 
 def _check_targets(scorer: Scorer, dataset: Dataset, samples: tuple[Sample, ...]) -> None:

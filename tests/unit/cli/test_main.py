@@ -14,7 +14,11 @@ HEAVY = ("torch", "transformers", "vllm", "lm_eval", "fastapi", "numpy", "scipy"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([verb, "--help"] for verb in ("check", "serve", "eval", "suite", "demo"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([verb, "--help"] for verb in ("check", "serve", "eval", "suite", "demo")),
+    ],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -338,6 +338,18 @@ def test_columns_with_a_few_values_make_slices(write: Write) -> None:
     assert fields == {"kind": kinds}
 
 
+def test_slices_do_not_need_the_file_again(write: Write, tmp_path: Path) -> None:
+    task = load(write([ask("a?", kind="scan"), ask("b?", kind="photo")]))
+    (tmp_path / "held.jsonl").unlink()
+
+    assert task.fields() == {"kind": ["scan", "photo"]}
+
+
+def test_a_file_of_bad_rows_alone_names_the_task(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"task held \(.*tasks\.0\): .*held\.jsonl:1: .*none of"):
+        load_tasks(write([{"text": "a"}, {"text": "b"}]))
+
+
 def test_answers_are_scored(write: Write) -> None:
     task = load(write([ask("a?", "yes"), ask("b?", "no")]))
     first, second = task.samples

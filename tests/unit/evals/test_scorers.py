@@ -430,8 +430,10 @@ OPTIONS: dict[str, dict[str, object]] = {
     "boxes": {"coordinates": "0-1000"},
     "regex": {"pattern": r"\d"},
 }
+# Near the deepest that Python reads, and below.
+DEEP = ['{"a":' * depth + "1" + "}" * depth for depth in (900, 950, 980, 5000)]
 ODD_ANSWERS = [
-    "", " ", "\0", "é" * 1000, "[" * 10_000, '{"a": 1e999}', "| |", "|\n|\n|", "NaN", "9" * 5000,
+    "", " ", "\0", "é" * 1000, "[" * 10_000, *DEEP, '{"a": 1e999}', "| |", "|\n|\n|", "NaN", "9" * 5000,
     "(1,2),(1,2)", '[{"bbox_2d": [1, 2]}]', "<tool_call></tool_call>", "%", "[]", "[[]]", "\ud800",
 ]  # fmt: skip
 

@@ -120,7 +120,7 @@ def read_boxes(text: str) -> list[Box]:
     """Read the boxes in a text, in their order; none where it holds none."""
     try:
         boxes = list(_in_json(read_json(text)))
-    except ValueError:
+    except (ValueError, RecursionError):
         boxes = []
     if boxes:
         return boxes

@@ -28,7 +28,7 @@ class JsonF1(Scorer):
     def score(self, answer: str, target: str) -> float:
         try:
             given = Counter(_fields(read_json(answer)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return 0.0
         due = Counter(_fields(read_json(target)))
         return f1(given, due)
@@ -37,7 +37,8 @@ class JsonF1(Scorer):
     def check_target(self, target: str) -> None:
         try:
             value = read_json(target)
-        except ValueError as error:
+            Counter(_fields(value))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"no JSON: {shorten(target)} ({error})") from error
         if not isinstance(value, dict | list):
             raise ValueError(f"a JSON object or list is expected: {shorten(target)}")  # noqa: TRY004 - a target's fault

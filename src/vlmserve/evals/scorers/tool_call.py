@@ -32,7 +32,7 @@ class ToolCall(Scorer):
     def score(self, answer: str, target: str) -> float:
         try:
             given = read_calls(answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             return 0.0
         return float(given == read_calls(target))
 
@@ -40,7 +40,7 @@ class ToolCall(Scorer):
     def check_target(self, target: str) -> None:
         try:
             read_calls(target)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"no tool call: {shorten(target)} ({error})") from error
 
 
