@@ -6,7 +6,7 @@ from typing import Any
 from vlmserve.checkpoint.families.base import Section, subsection
 from vlmserve.checkpoint.families.llava_next import LlavaNext
 from vlmserve.checkpoint.families.mplug_owl2 import MplugOwl2
-from vlmserve.checkpoint.families.qwen2_vl import QwenVL
+from vlmserve.checkpoint.families.qwen2_vl import PATCH_SETTINGS, QwenVL
 from vlmserve.checkpoint.families.xcomposer2 import XComposer2
 from vlmserve.checkpoint.processor_settings import (
     PartSettings,
@@ -20,14 +20,10 @@ from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, enumerate_names, shown_path
 from vlmserve.doctor.image_drift import trained_processor
 from vlmserve.doctor.settings_diff import differing_settings, is_same
+from vlmserve.frameworks.media_limits import LIMITS_APART
 
 _NORMALISATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-_PATCHES = ("patch_size", "merge_size", "temporal_patch_size")
-_QWEN_NAMES = {
-    "patch_size": "patch_size",
-    "merge_size": "spatial_merge_size",
-    "temporal_patch_size": "temporal_patch_size",
-}
+_PATCHES = tuple(PATCH_SETTINGS)
 _KEYS = (
     "do_resize",
     "size",
@@ -45,9 +41,6 @@ _KEYS = (
 
 # What nobody tunes, so that another value is another model's file and not a choice.
 _FIXED = (*_PATCHES, *_NORMALISATION)
-
-_FRAMEWORKS_APART = ("ms-swift", "llama-factory")
-"""Frameworks that save the processor as they found it."""
 
 _SIZES = ((640, 480), (1920, 1080), (1000, 300))
 
@@ -73,7 +66,7 @@ def _against_origin(checkpoint: Checkpoint, settings: ProcessorSettings) -> Iter
         return
     is_adapter = checkpoint.adapter is not None
     training = checkpoint.training
-    is_apart = training is not None and training.framework in _FRAMEWORKS_APART
+    is_apart = training is not None and training.framework in LIMITS_APART
     is_strong = is_adapter or is_apart or any(found.key in _FIXED for found in differences)
     names = enumerate_names([found.key for found in differences])
     served, other = ("base's", "training's") if is_adapter else ("checkpoint's own", "base's")
@@ -138,7 +131,7 @@ def _model_sizes(checkpoint: Checkpoint, settings: ProcessorSettings) -> Iterato
         vision = Section(
             subsection(config, "vision_config"), family.vision_defaults, "vision_config."
         )
-        for key, config_key in _QWEN_NAMES.items():
+        for key, config_key in PATCH_SETTINGS.items():
             if image.source(key).path is not None:
                 where = f"vision_config.{config_key}"
                 yield image, key, key, image[key], where, vision.size(config_key)

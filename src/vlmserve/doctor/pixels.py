@@ -11,13 +11,15 @@ from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, Unknown, shown_path
 from vlmserve.doctor.image_drift import ImageDrift, ImageWay, find_image_drift
 from vlmserve.doctor.image_sizes import ImageSizes, data_sizes, standard_sizes
-from vlmserve.frameworks.media_limits import TRAIN_ENV, TrainingLimits, find_training_limits
+from vlmserve.frameworks.media_limits import (
+    LIMITS_APART,
+    TRAIN_ENV,
+    TrainingLimits,
+    find_training_limits,
+)
 
 # Share of a data set's images from which on it counts.
 _WORTH_NOTING = 0.01
-
-_FRAMEWORKS_APART = ("ms-swift", "llama-factory")
-"""Frameworks whose limits never reach the processor that they save."""
 
 _SOURCE = (
     "LLaMA-Factory 0.9.5 hparams/model_args.py, model/patcher.py; ms-swift 4 "
@@ -108,7 +110,7 @@ def _is_strong(checkpoint: Checkpoint, drift: ImageDrift, sizes: ImageSizes) -> 
     if checkpoint.adapter is not None or drift.origin is None:
         return True
     if drift.limits is not None and (
-        drift.limits.framework in _FRAMEWORKS_APART or drift.limits.told != VisionLimits()
+        drift.limits.framework in LIMITS_APART or drift.limits.told != VisionLimits()
     ):
         return True
     return not drift.drifted(drift.plain, sizes)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from vlmserve.checkpoint.families.base import Section, subsection
-from vlmserve.checkpoint.families.qwen2_vl import QwenVL
+from vlmserve.checkpoint.families.qwen2_vl import PATCH_SETTINGS, QwenVL
 from vlmserve.checkpoint.processor_settings import PartSettings, load_processor_settings
 from vlmserve.checkpoint.provenance import VisionLimits
 from vlmserve.checkpoint.source import Checkpoint
@@ -15,21 +15,13 @@ from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
 from vlmserve.doctor.image_drift import trained_processor
 from vlmserve.doctor.video_drift import CLIPS, Clip, VideoDrift, find_video_drift
 from vlmserve.errors import MediaError
-from vlmserve.frameworks.media_limits import TRAIN_ENV
+from vlmserve.frameworks.media_limits import LIMITS_APART, TRAIN_ENV
 
 _VIDEO_LIMITS = tuple(
     field.name for field in fields(VisionLimits) if field.name.startswith(("video", "fps"))
 )
-_PATCHES = {
-    "patch_size": "patch_size",
-    "merge_size": "spatial_merge_size",
-    "temporal_patch_size": "temporal_patch_size",
-}
 # vllm 0.32 hands these families frames that its loader took, and lets the processor take again.
 _SAMPLED_BY_LOADER = ("qwen2_vl", "qwen2_5_vl")
-
-_FRAMEWORKS_APART = ("ms-swift", "llama-factory")
-"""Frameworks that save the processor as they found it."""
 
 # From a thumbnail, which the class's smallest size enlarges, to high definition.
 _FRAMES = ((56, 56), (320, 240), (640, 360), (1920, 1080))
@@ -70,7 +62,7 @@ def _against_origin(exam: Examination, sign: Evidence) -> Iterator[Outcome]:
     if not rows:
         return
     is_adapter, training = checkpoint.adapter is not None, checkpoint.training
-    is_apart = training is not None and training.framework in _FRAMEWORKS_APART
+    is_apart = training is not None and training.framework in LIMITS_APART
     whose = "training's" if is_adapter else "base's"
     yield Finding(
         id="proc.video",
@@ -126,7 +118,7 @@ def _contradictions(checkpoint: Checkpoint) -> Iterator[Outcome]:
         subsection(checkpoint.config, "vision_config"), family.vision_defaults, "vision_config."
     )
     config = shown_path(checkpoint.model.path / "config.json", checkpoint)
-    for key, config_key in _PATCHES.items():
+    for key, config_key in PATCH_SETTINGS.items():
         expected = vision.size(config_key)
         if video.source(key).path is not None and video[key] != expected:
             model = Evidence(file=config, key=f"vision_config.{config_key}", value=str(expected))

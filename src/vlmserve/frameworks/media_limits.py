@@ -40,6 +40,9 @@ _LLAMA_FACTORY_NAMES = {
     "fps_max_frames": "video_maxlen",
 }
 
+LIMITS_APART = tuple(_DEFAULTS)
+"""Frameworks that save the processor as they found it, whatever limits they trained with."""
+
 TRAIN_ENV = "--train-env"
 """What a limit that the user told is said to come from."""
 

@@ -12,6 +12,13 @@ from vlmserve.checkpoint.processor_settings import ProcessorSettings
 from vlmserve.checkpoint.tensors import Shape
 from vlmserve.checkpoint.visual_tokens.qwen import Qwen2VLTokens, QwenTokens, create_qwen_tokens
 
+PATCH_SETTINGS: Mapping[str, str] = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+"""Settings of the processors by which images are cut up, with their names in ``vision_config``."""
+
 
 class QwenVL(Family):
     """What the Qwen-VL families have in common."""
