@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = "chromium"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-_TIERS = ("engine", "compose")
+_TIERS = ("engine", "compose", "browser")
 
 
 def _tier_reason(tier: str) -> str | None:
     """Why a tier cannot run here; ``None`` when it can."""
-    module = {"engine": "vllm", "compose": "compose"}[tier]
-    return None if importlib.util.find_spec(module) else f"{module} is not installed"
+    module = {"engine": "vllm", "compose": "compose", "browser": "playwright"}[tier]
+    if importlib.util.find_spec(module) is None:
+        return f"{module} is not installed"
+    if tier == "browser" and shutil.which(CHROMIUM) is None:
+        return f"{CHROMIUM} is not installed"
+    return None
 
 
 def pytest_report_header() -> str:

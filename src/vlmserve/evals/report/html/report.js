@@ -293,6 +293,7 @@
     for (const card of list.querySelectorAll(".card")) { pictures.unobserve(card); pictures.observe(card); }
   });
 
+  byId("unscripted").hidden = true;
   form.hidden = false;
   apply();
 })();
