@@ -2,10 +2,13 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
-from vlmserve.config.suite import ScorerConfig
+from vlmserve.config.base import load_config
+from vlmserve.config.suite import ScorerConfig, SuiteConfig, SuiteData
 from vlmserve.errors import ConfigError
 from vlmserve.evals.scorers.boxes import read_boxes
 from vlmserve.evals.scorers.match import NormalisedMatch
@@ -433,8 +436,9 @@ OPTIONS: dict[str, dict[str, object]] = {
 # Near the deepest that Python reads, and below.
 DEEP = ['{"a":' * depth + "1" + "}" * depth for depth in (900, 950, 980, 5000)]
 ODD_ANSWERS = [
-    "", " ", "\0", "é" * 1000, "[" * 10_000, *DEEP, '{"a": 1e999}', "| |", "|\n|\n|", "NaN", "9" * 5000,
-    "(1,2),(1,2)", '[{"bbox_2d": [1, 2]}]', "<tool_call></tool_call>", "%", "[]", "[[]]", "\ud800",
+    "", " ", "\0", "é" * 1000, "[" * 10_000, *DEEP, '{"a": 1e999}', "| |", "|\n|\n|", "NaN",
+    "9" * 5000, "(1,2),(1,2)", '[{"bbox_2d": [1, 2]}]', "<tool_call></tool_call>", "%", "[]",
+    "[[]]", "\ud800",
 ]  # fmt: skip
 
 
@@ -458,3 +462,28 @@ def test_every_scorer_says_what_it_is_and_where_it_comes_from() -> None:
         assert scorer.about
         assert scorer.source
         assert all(field.description for field in scorer.model_fields.values())
+
+
+GUIDE = Path(__file__).parents[3] / "evals" / "README.md"
+
+
+def test_the_guide_lists_every_scorer_with_its_options() -> None:
+    rows = {}
+    for line in GUIDE.read_text().splitlines():
+        if line.startswith("| `") and line.count("|") == 5:
+            _, names, _, _, options, _ = line.split("|")
+            for name in re.findall(r"`(\w+)`", names):
+                rows[name] = set(re.findall(r"`(\w+)`", options))
+
+    assert rows == {name: set(scorer.model_fields) for name, scorer in SCORERS.items()}
+
+
+def test_the_guides_example_is_a_suite(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(# receipts\.yaml\n.*?)```", GUIDE.read_text(), re.DOTALL)
+    file = tmp_path / "receipts.yaml"
+    file.write_text(example)
+    suite = load_config(file, SuiteConfig)
+
+    for entry in suite.tasks:
+        assert isinstance(entry, SuiteData)
+        create_scorer(entry.scorer, place=PLACE)
