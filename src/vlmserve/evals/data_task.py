@@ -5,11 +5,12 @@ answer is the target. Nothing is converted, re-encoded or left out.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlmserve.config.suite import SamplingConfig, SuiteData
+from vlmserve.datasets.images import identify
 from vlmserve.datasets.read import load_dataset
 from vlmserve.datasets.rows import read_rows
 from vlmserve.datasets.sample import BadSample, Dataset, MediaKind
@@ -132,12 +133,14 @@ def load_data_task(
 
 def _collect(entry: SuiteData, dataset: Dataset, sampling: SamplingConfig) -> tuple[Sample, ...]:
     collector = SampleCollector(entry.name, sampling_params({}, sampling))
+    # Many questions may ask about one file, which is then read once.
+    known: dict[Hashable, Medium] = {}
     for row in dataset.rows:
         if isinstance(row, BadSample):
             collector.refuse(row.where, row.reason)
             continue
         try:
-            turns, target = _split(row)
+            turns, target = _split(row, known)
             if entry.system is not None and turns[0].role != "system":
                 turns = [Turn("system", (entry.system,)), *turns]
         except MediaError as error:
@@ -147,7 +150,7 @@ def _collect(entry: SuiteData, dataset: Dataset, sampling: SamplingConfig) -> tu
     return collector.finish()
 
 
-def _split(sample: DataSample) -> tuple[list[Turn], str]:
+def _split(sample: DataSample, known: dict[Hashable, Medium]) -> tuple[list[Turn], str]:
     """Take a conversation apart: what is asked, and what is expected."""
     *asked, last = sample.turns
     if last.role != "assistant":
@@ -161,7 +164,7 @@ def _split(sample: DataSample) -> tuple[list[Turn], str]:
     if asked[-1].role == "assistant":
         raise MediaError("two assistant's turns follow each other, so the last answers nothing")
     _check_places(sample)
-    return [_turn(turn) for turn in asked], last.text
+    return [_turn(turn, known) for turn in asked], last.text
 
 
 def _check_places(sample: DataSample) -> None:
@@ -177,22 +180,24 @@ def _check_places(sample: DataSample) -> None:
             raise MediaError(f"{listed[kind]} {kind}s, and places for {placed[kind]} of them")
 
 
-def _turn(turn: DataTurn) -> Turn:
+def _turn(turn: DataTurn, known: dict[Hashable, Medium]) -> Turn:
     if turn.role == "tool":
         raise MediaError("a tool's turn cannot be sent: requests hold system, user and assistant")
     return Turn(
         role=turn.role,
-        parts=tuple(part if isinstance(part, str) else _medium(part) for part in turn.parts),
+        parts=tuple(part if isinstance(part, str) else _medium(part, known) for part in turn.parts),
     )
 
 
-def _medium(medium: DataMedium) -> Medium:
+def _medium(medium: DataMedium, known: dict[Hashable, Medium]) -> Medium:
     if medium.frames:
         raise MediaError(_NO_FRAMES)
     if medium.is_url:
         raise MediaError(f"{medium.shown}: held-out media must be files, not addresses")
-    source = medium.path or medium.data
-    found = Medium.load(source, Path())
+    key = identify(medium)
+    if key not in known:
+        known[key] = Medium.load(medium.path or medium.data, Path())
+    found = known[key]
     if found.kind != medium.kind:
         raise MediaError(
             f"{medium.shown}: {found.content_type} stands where a {medium.kind} is due"
