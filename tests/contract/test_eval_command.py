@@ -111,6 +111,21 @@ def test_the_terminal_says_what_was_found(
     assert str(tmp_path / "data" / "vlmserve" / "evals.sqlite") in out
 
 
+def test_the_page_is_written_with_its_samples_and_written_again(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    two_models.wrong = 12
+    page, again = tmp_path / "report.html", tmp_path / "again.html"
+    assert evaluate("--run-id", "r", "--html", str(page)) == 1
+    assert f"report: {page}" in capsys.readouterr().out
+    assert main(["report", "r", "--html", str(again)]) == 1
+
+    text = page.read_text(encoding="utf-8")
+    assert '<h1 id="verdict">Regression</h1>' in text
+    assert text.count('"question":"Sum ') == 12
+    assert again.read_text(encoding="utf-8") == text
+
+
 def test_an_endpoint_is_asked_again_by_another_run_and_not_by_the_same(
     evaluate: Run, two_models: Any
 ) -> None:

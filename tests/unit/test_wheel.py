@@ -52,6 +52,14 @@ def test_entry_points_are_those_that_vllm_loads(unpacked: Path) -> None:
     assert parser["vllm.general_plugins"]["vlmserve"] == "vlmserve.engine.plugin:register"
 
 
+def test_the_html_report_s_parts_are_in_it(unpacked: Path) -> None:
+    folder = unpacked / "vlmserve" / "evals" / "report" / "html"
+
+    assert {path.name for path in folder.iterdir()} == {
+        "template.html", "report.css", "report.js"
+    }  # fmt: skip
+
+
 def test_types_and_weights_are_in_it(unpacked: Path) -> None:
     weights = unpacked / "vlmserve" / "demo" / "weights"
 

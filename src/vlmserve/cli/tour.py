@@ -70,12 +70,12 @@ def run_tour(out: Path, *, config: Path, suite: Path) -> int:
         _Step("", ("check", "--ckpt", str(zoo / "no-vision")), 4),
     )
     _show_serving(console, zoo, serving, questions)
-    reports = {name: out / f"{name}.json" for name in ("good", "forgetful")}
+    reports = {name: out / f"{name}.html" for name in ("good", "forgetful")}
     _run(
         console,
         _Step(
             "4. A good fine-tune is judged",
-            ("eval", "--ckpt", str(zoo / "good"), *judging, "--json", str(reports["good"])),
+            ("eval", "--ckpt", str(zoo / "good"), *judging, *_files(reports["good"])),
             0,
         ),
         _Step(
@@ -85,8 +85,7 @@ def run_tour(out: Path, *, config: Path, suite: Path) -> int:
                 "--ckpt",
                 str(zoo / "forgetful"),
                 *judging,
-                "--json",
-                str(reports["forgetful"]),
+                *_files(reports["forgetful"]),
             ),
             1,
         ),
@@ -100,6 +99,10 @@ def run_tour(out: Path, *, config: Path, suite: Path) -> int:
     for name, path in reports.items():
         console.print(f"report of {name}: {path}", soft_wrap=True)
     return 0
+
+
+def _files(page: Path) -> tuple[str, ...]:
+    return ("--html", str(page), "--json", str(page.with_suffix(".json")))
 
 
 def _run(console: Console, *steps: _Step) -> None:
