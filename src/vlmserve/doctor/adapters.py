@@ -12,6 +12,7 @@ from vlmserve.checkpoint.adapter import (
     match_adapter,
 )
 from vlmserve.checkpoint.source import Checkpoint
+from vlmserve.checkpoint.weights import NON_LORA_NAME
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import (
@@ -82,13 +83,11 @@ def check_coverage(exam: Examination) -> Iterator[Outcome]:
             remedy=_MERGE,
             source=_FEATURES,
         )
-    if (checkpoint.path / "non_lora_trainables.bin").is_file():
+    if (checkpoint.path / NON_LORA_NAME).is_file():
         yield Finding(
             id="lora.coverage",
             title="weights trained beside the adapter are in a file that vLLM does not read",
-            evidence=[
-                Evidence(file="non_lora_trainables.bin", key="", value="present, never opened")
-            ],
+            evidence=[Evidence(file=NON_LORA_NAME, key="", value="present")],
             consequence="The base's own weights are used in their place: the projector's, mostly.",
             remedy="merge it and the adapter with the scripts of the training code",
             source="haotian-liu/LLaVA llava/train/train.py",

@@ -59,7 +59,8 @@ def canonical_tensors(checkpoint: Checkpoint) -> dict[str, TensorInfo]:
     """The tensors of the model that is loaded by vLLM's names, which no layout changes.
 
     Raises:
-        CheckpointError: A weight file is missing, broken or pickled.
+        CheckpointError: A weight file is missing or broken, or is a pickle that cannot be
+            followed without running it.
     """
     family = checkpoint.family
     return {

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vlmserve.doctor.finding import (
     enumerate_names,
     shown_path,
 )
+from vlmserve.errors import CheckpointError
 
 _ID_FILES = ("tokenizer.json", "added_tokens.json", "vocab.json")
 
@@ -157,12 +159,24 @@ def _moved(checkpoint: Checkpoint, ours: TokenTable, theirs: TokenTable) -> Iter
         title=f"{len(names)} tokens of the base have another id or are gone: "
         + enumerate_names(names),
         evidence=evidence,
-        consequence="The embedding still has its rows in the base's order, so these tokens are "
-        "read as others: placeholders no longer find their images, text turns to noise.",
+        consequence="Unless the rows of the embedding were moved alike, these tokens are read as "
+        "others: placeholders no longer find their images, text turns to noise.",
         remedy=f"copy the tokenizer's files from {theirs.directory}, and add new tokens behind the "
         "old ones",
         source="transformers 5.19 add_tokens appends; ids are rows of the embedding",
+        severity="warn" if _was_cut(checkpoint) else "block",
     )
+
+
+def _was_cut(checkpoint: Checkpoint) -> bool:
+    """Whether the embedding has fewer rows than the base's: then ids may have moved with them."""
+    base = checkpoint.base
+    if base is None or checkpoint.adapter is not None:
+        return False
+    with suppress(CheckpointError):
+        ours, theirs = (find_embedding(each.tensors.values()) for each in (checkpoint, base))
+        return ours is not None and theirs is not None and ours.shape[0] < theirs.shape[0]
+    return False
 
 
 def _too_few_rows(checkpoint: Checkpoint, embedding: TensorInfo) -> Iterator[Outcome]:

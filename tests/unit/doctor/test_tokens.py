@@ -151,6 +151,16 @@ def test_adapter_with_a_tokenizer_of_its_own(write: Any, base: Path) -> None:
     assert "'a'" in only(check_id_stability, adapter).title
 
 
+def test_a_vocabulary_that_was_cut_with_its_rows(write: Any, base: Path, config: Any) -> None:
+    def cut(tensors: Any) -> None:
+        name = "model.embed_tokens.weight"
+        tensors[name] = tensors[name][:30].copy()
+
+    smaller = write.model("smaller", config, edit=cut)
+    write_tokenizer(smaller, {"<unk>": 0, "b": 1, "a": 2})
+    assert only(check_id_stability, smaller, base).severity == "warn"
+
+
 def test_padded_rows_are_normal(tuned: Path) -> None:
     assert run(check_rows, tuned) == []
 
