@@ -69,6 +69,11 @@ def _other_mean(case: Case) -> None:
     set_key(case.checkpoint / _PREPROCESSOR, "image_mean", [0.5, 0.5, 0.5])
 
 
+def _class_that_is_gone(case: Case) -> None:
+    key = "image_processor.image_processor_type"
+    set_key(case.checkpoint / _PROCESSOR, key, "Qwen2_5_VLImageProcessor")
+
+
 def _other_crop(case: Case) -> None:
     size = read_json(case.checkpoint / _PREPROCESSOR)["crop_size"]["height"]
     other = {"height": 2 * size, "width": 2 * size}
@@ -165,6 +170,7 @@ MUTATIONS = (
         _edit_area_after_the_run,
         fast=True,
     ),
+    Mutation("a class that is gone", "proc.present", "qwen2.5-vl", _class_that_is_gone, fast=True),
     Mutation("another image_mean", "proc.geometry", "qwen2-vl-4x", _other_mean, fast=True),
     Mutation("twice the crop_size", "proc.geometry", "llava-1.5-4x", _other_crop, fast=True),
     Mutation(

@@ -102,6 +102,13 @@ _BY_MODEL_TYPE: Mapping[str, Mapping[str, str]] = {
 }
 
 
+RETIRED_CLASSES: Mapping[str, str] = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
+"""Classes that transformers no longer has, with those that took their place.
+
+The one here was Qwen2.5-VL's own until transformers 4.49 (transformers#36193).
+"""
+
+
 def processor_class(kind: Literal["image", "video"], named: Any, model_type: str) -> str:
     """The class of an image or video processor.
 
@@ -115,7 +122,8 @@ def processor_class(kind: Literal["image", "video"], named: Any, model_type: str
         The class's name, or an empty string where nothing tells.
     """
     if isinstance(named, str) and named:
-        return named.removesuffix("Fast").removesuffix("Pil")
+        name = named.removesuffix("Fast").removesuffix("Pil")
+        return RETIRED_CLASSES.get(name, name)
     return _BY_MODEL_TYPE[kind].get(model_type, "")
 
 

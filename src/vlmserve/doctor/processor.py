@@ -1,9 +1,13 @@
 """Is there what turns text and pixels into the model's input?"""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.overlay import Gap, find_gaps
 from vlmserve.checkpoint.processor import Part, find_processor
+from vlmserve.checkpoint.processor_defaults import RETIRED_CLASSES
 from vlmserve.checkpoint.source import Checkpoint
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
@@ -21,12 +25,13 @@ def check_present(exam: Examination) -> Iterator[Outcome]:
     checkpoint = exam.checkpoint
     if checkpoint.family is not None and not checkpoint.family.served:
         return  # its own code turns text and pixels into input; ckpt.architecture says the rest
+    yield from _retired_class(checkpoint)
     gaps = find_gaps(checkpoint, has_template=exam.serve.server.chat_template is not None)
     yield from _unknown_needs(checkpoint, gaps)
     if not gaps:
         return
     missing = [gap.part for gap in gaps]
-    names = " and ".join(missing)
+    names = " and ".join(", ".join(missing).rsplit(", ", 1))
     can_borrow = all(gap.files for gap in gaps)
     donor = checkpoint.path if checkpoint.adapter is not None else None
     if donor is None and checkpoint.base is not None:
@@ -40,7 +45,7 @@ def check_present(exam: Examination) -> Iterator[Outcome]:
         for gap in gaps
     ]
     if can_borrow and donor is not None:
-        files = ", ".join(name for gap in gaps for name in gap.files)
+        files = ", ".join(_names_in(donor, gap) for gap in gaps)
         evidence.append(Evidence(file=str(donor), key="", value=f"has {files} to borrow"))
         remedy = (
             f"copy {files} from {donor}, or from the training run; vlmserve serve borrows them in "
@@ -63,6 +68,42 @@ def check_present(exam: Examination) -> Iterator[Outcome]:
         source="Qwen-VL-Series-Finetune#34, EasyR1#48; vllm 0.32, observed",
         severity="warn" if can_borrow else "block",
     )
+
+
+def _names_in(donor: Path, gap: Gap) -> str:
+    """The files to copy; a template may be inside another file than the one it is lifted into."""
+    if gap.part == "chat template":
+        return ", ".join(find_processor(donor).files[gap.part])
+    return ", ".join(gap.files)
+
+
+def _retired_class(checkpoint: Checkpoint) -> Iterator[Outcome]:
+    """An image processor of a class that transformers had once."""
+    places = (
+        ("processor_config.json", "image_processor", "image_processor_type"),
+        ("preprocessor_config.json", "image_processor_type"),
+    )
+    for file, *keys in places:
+        path = checkpoint.model.path / file
+        named: Any = read_json_if_present(path)
+        for key in keys:
+            named = named.get(key) if isinstance(named, dict) else None
+        if not isinstance(named, str):
+            continue
+        successor = RETIRED_CLASSES.get(named.removesuffix("Fast"))
+        if successor is not None:
+            shown = shown_path(path, checkpoint)
+            yield Finding(
+                id="proc.present",
+                title=f"transformers has no {named} any more",
+                evidence=[Evidence(file=shown, key=".".join(keys), value=named)],
+                consequence="vLLM does not start: it fails to load the processor.",
+                remedy=f'set "image_processor_type": "{successor}" in {shown}; its settings stay '
+                "as they are",
+                source="transformers 5.19 models/auto/image_processing_auto.py; "
+                "transformers#36193, unsloth#1747",
+            )
+        return  # the first file that names a class decides
 
 
 def _unknown_needs(checkpoint: Checkpoint, gaps: Sequence[Gap]) -> Iterator[Outcome]:
@@ -90,9 +131,11 @@ CHECKS = (
         id="proc.present",
         run=check_present,
         cause="Trainers save the model, and the tokenizer at best: the processor is saved only "
-        "where it was handed to the trainer as such.",
+        "where it was handed to the trainer as such. Or they save it with the name of a class that "
+        "was renamed since.",
         evidence="Image processor, tokenizer and chat template in any of the layouts of "
-        "transformers 4 and 5, in the checkpoint and in its base.",
+        "transformers 4 and 5, in the checkpoint and in its base; the class of the image "
+        "processor against those that transformers had once.",
         example="image processor missing, but at hand in the base model",
         remedy="Copy the files from the base model or the training run; `vlmserve serve` borrows "
         "them without touching the checkpoint.",

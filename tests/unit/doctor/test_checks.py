@@ -15,6 +15,7 @@ from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import SEVERITIES, Finding
 from vlmserve.doctor.report import DoctorReport
 from vlmserve.doctor.run import run_checks
+from vlmserve.platform import cure_torch_extensions
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 
@@ -265,6 +266,34 @@ def test_missing_processor_at_hand_is_a_warning(base: Path, tuned: Path) -> None
     report = check(tuned, base)
     assert serious(report) == [("proc.present", "warn")]
     assert str(base) in the(report, "proc.present").remedy
+
+
+def test_what_is_borrowed_is_named_as_it_is_in_the_base(base: Path, tuned: Path) -> None:
+    for name in ("preprocessor_config.json", "tokenizer.json", "chat_template.json"):
+        (tuned / name).unlink()
+    (finding,) = [f for f in check(tuned, base).findings if f.id == "proc.present"]
+    assert finding.title.startswith("image processor, tokenizer and chat template missing")
+    names = finding.remedy.removeprefix("copy ").partition(" from ")[0].split(", ")
+    assert [name for name in names if not (base / name).is_file()] == []
+    assert "chat_template.json" in names
+
+
+@pytest.mark.parametrize("name", ["Qwen2_5_VLImageProcessor", "Qwen2_5_VLImageProcessorFast"])
+def test_an_image_processor_of_a_class_that_is_gone(tuned: Path, name: str) -> None:
+    cure_torch_extensions()
+    from transformers import AutoImageProcessor
+
+    path = tuned / "preprocessor_config.json"
+    content = {**json.loads(path.read_text()), "image_processor_type": name}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="Unrecognized image processor"):
+        AutoImageProcessor.from_pretrained(tuned)
+    report = check(tuned)
+    assert serious(report) == [("proc.present", "block")]
+    assert "Qwen2VLImageProcessor" in the(report, "proc.present").remedy
+    path.write_text(json.dumps({**content, "image_processor_type": "Qwen2VLImageProcessor"}))
+    assert AutoImageProcessor.from_pretrained(tuned)
+    assert serious(check(tuned)) == []
 
 
 def test_copy_of_the_base(write: Any, base: Path) -> None:
