@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from tests.engine import media
+from tests.engine.media_host import MediaHost
 
 _START_TIMEOUT_S = 300
 _READY = re.compile(r"^ready: (http://\S+)/v1 serves (.*)$", re.MULTILINE)
@@ -84,7 +85,16 @@ def start(log: Path, root: Path, checkpoint: Path, *arguments: str, **environmen
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> Iterator[Server]:
+def media_host() -> Iterator[MediaHost]:
+    """A web server on 127.0.0.1, the one address that the shared server may fetch from."""
+    with MediaHost() as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path, media_host: MediaHost
+) -> Iterator[Server]:
     """The shared server: a LoRA adapter and its base. Tests must leave it running."""
     directory = tmp_path_factory.mktemp("server")
     (directory / "media").mkdir()
@@ -92,7 +102,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, root: Path, zoo: Path) -> I
     (directory / "model.py").write_text(f"open({str(directory / 'executed')!r}, 'w')")
     running = start(
         directory / "log", root, zoo / "good-lora",
-        "--set", "media.allowed_hosts=[127.0.0.1]",
+        "--set", f"media.allowed_hosts=['*:{media_host.port}']",
+        "--set", "media.allowed_networks=[127.0.0.1/32]",
+        "--set", "media.fetch_idle_timeout_s=1",
+        "--set", "media.fetch_timeout_s=3",
+        "--set", "media.max_image_bytes=2000000",
+        "--set", "media.max_request_pixels=100000000",
         "--set", f"media.allowed_root={directory / 'media'}",
         "--set", "server.tool_call_parser=hermes",
         # So small a model would fill a schema with white space.

@@ -1,14 +1,18 @@
 """Bad input to the shared server: a clear error in OpenAI's shape, and the server goes on."""
 
 import base64
+import io
+import json
 from typing import Any
 
 import openai
 import pytest
+from PIL import Image
 
 from tests.engine import media
 from tests.engine.conftest import Server
 from tests.engine.media import image, text, video
+from tests.engine.media_host import MediaHost
 from tests.engine.test_serving import TUNED, answer, ask
 
 QUESTION = text("Name the color.")
@@ -41,15 +45,25 @@ JPEG_FRAME = base64.b64encode(media.png((56, 56), media.RED, format="JPEG")).dec
     [
         (media.data_url(media.png((300, 300), media.RED)[:200]), "truncated"),
         (media.data_url(b"hello"), "not an image file"),
-        (media.data_url(b""), "not an image file"),
+        (media.data_url(b""), "empty, not an image file"),
+        (
+            media.data_url(media.png((300, 300), media.RED, format="JPEG")[:900]),
+            "truncated",
+        ),
+        (media.data_url(media.png((30, 30), media.RED, format="PPM")), "of a known format (PNG"),
+        (media.data_url(bytes(2_000_001)), "media.max_image_bytes"),
+        (media.data_url(media.mp4(4)), "it is video/mp4, not an image file"),
         (media.data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "not an image file"),
         ("data:image/png;base64,@@@", "base64"),
         ("data:image/png,plain", "base64"),
         ("data:image/png", "data URL"),
         ("ftp://example.org/a.png", "URL"),
         ("http://example.org/a.png", "media.allowed_hosts: [example.org]"),
-        ("http://127.0.0.1:9/a.png", "no connection"),
+        ("http://127.0.0.1:9/a.png", "media.allowed_hosts: ['127.0.0.1:9']"),
+        ("http://169.254.169.254/latest", "media.allowed_hosts: [169.254.169.254]"),
         ("file:///etc/hostname", "no such file under the directory"),
+        ("file:///etc/../etc/hostname", "no such file under the directory"),
+        ("file:///dev/zero", "no such file under the directory"),
         ("file:///nowhere/a.png", "no such file under the directory"),
         ("", ""),
     ],
@@ -66,18 +80,125 @@ def test_image_that_cannot_be_used(
         assert error.param == IMAGE_FIELD
 
 
-def test_huge_image_is_refused_before_it_is_decoded(client: openai.OpenAI) -> None:
-    import io
+@pytest.mark.parametrize(
+    ("side", "reason"),
+    [
+        (20_000, "more pixels than any limit allows"),
+        (13_300, "13300 x 13300 pixels, and 64000000 in all are allowed"),
+    ],
+)
+def test_huge_image_is_refused_before_it_is_decoded(
+    client: openai.OpenAI, side: int, reason: str
+) -> None:
+    error = refused(client, QUESTION, image(black(side)))
 
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("1", (20000, 20000)).save(buffer, "PNG")
-
-    error = refused(client, QUESTION, image(buffer.getvalue()))
-
-    assert "exceeds limit" in error.message
+    assert reason in error.message
     assert error.param == IMAGE_FIELD
+
+
+def test_images_of_one_request_that_are_too_large_together(client: openai.OpenAI) -> None:
+    error = refused(client, QUESTION, *[image(black(5000))] * 5)
+
+    assert "media.max_request_pixels" in error.message
+
+
+def black(side: int) -> bytes:
+    """A black picture of few bytes."""
+    buffer = io.BytesIO()
+    Image.new("1", (side, side)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("status/404", "HTTP 404"),
+        ("status/500", "HTTP 500"),
+        ("html", "'text/html'"),
+        ("endless", "media.max_image_bytes"),
+        ("silent", "in time"),
+        ("dripping", "in time"),
+        ("redirect/http://127.0.0.1:9/", "media.allowed_hosts"),
+        ("redirect/http://127.0.0.2:PORT/", "media.allowed_networks"),
+        ("redirect/http://[::ffff:127.0.0.2]:PORT/", "media.allowed_networks"),
+        ("redirect/file:///etc/hostname", "redirects elsewhere"),
+    ],
+)
+def test_host_that_behaves_badly(
+    client: openai.OpenAI, media_host: MediaHost, path: str, reason: str
+) -> None:
+    url = f"{media_host.url}/{path.replace('PORT', str(media_host.port))}"
+
+    error = refused(client, QUESTION, image(url))
+
+    assert reason in error.message
+    assert error.code == "invalid_image"
+    assert error.param == IMAGE_FIELD
+
+
+def test_redirects_without_an_end(client: openai.OpenAI, media_host: MediaHost) -> None:
+    url = f"{media_host.url}/" + "redirect//" * 5
+
+    assert "more than 3 redirects" in refused(client, QUESTION, image(url)).message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.2", "127.2", "0x7f000002", "2130706434", "0177.0.0.2", "[::1]", "[::]",
+        "[::ffff:127.0.0.2]", "[64:ff9b::7f00:2]", "user@127.0.0.1", "user:pw@127.0.0.1",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(
+    client: openai.OpenAI, media_host: MediaHost, host: str
+) -> None:
+    before = len(media_host.paths)
+
+    refused(client, QUESTION, image(f"http://{host}:{media_host.port}/red.png"))
+
+    assert len(media_host.paths) == before
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        (
+            "/responses",
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "URL"}]}]},
+        ),
+        (
+            "/messages",
+            {
+                "max_tokens": 4,
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "source": {"type": "url", "url": "URL"}}],
+                    }
+                ],
+            },
+        ),
+    ],
+)
+def test_every_endpoint_has_the_guard(
+    client: openai.OpenAI, media_host: MediaHost, route: str, body: dict[str, Any]
+) -> None:
+    before = len(media_host.paths)
+    url = f"http://127.0.0.2:{media_host.port}/red.png"
+    filled = json.loads(json.dumps({"model": TUNED, **body}).replace("URL", url))
+
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post(route, body=filled, cast_to=object)
+
+    assert "not a public address" in caught.value.message
+    assert len(media_host.paths) == before
+
+
+def test_links_out_of_the_allowed_root(client: openai.OpenAI, server: Server) -> None:
+    link = server.log.parent / "media" / "link.png"
+    link.symlink_to("/etc/hostname")
+
+    assert "no such file" in refused(client, QUESTION, image(link.as_uri())).message
 
 
 def test_image_that_the_processor_refuses(client: openai.OpenAI) -> None:
@@ -90,12 +211,14 @@ def test_image_that_the_processor_refuses(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("data", "content_type", "reason"),
     [
-        (b"", "video/mp4", "Could not open video"),
-        (b"hello", "video/mp4", "Could not open video"),
-        (media.mp4(4)[:300], "video/mp4", "Could not open video"),
+        (b"", "video/mp4", "empty, not a video file"),
+        (b"hello", "video/mp4", "not a video file of a known format"),
+        (b"#EXTM3U\nfile:///etc/hostname\n", "video/mp4", "not a video file of a known format"),
+        (media.mp4(4)[:300], "video/mp4", "truncated or corrupt"),
+        (media.mp4(400, side=512), "video/mp4", "media.max_request_pixels"),
         (media.mp4(1), "video/mp4", "too few frames"),
         (media.png((56, 56), media.RED, format="GIF"), "image/gif", "too few frames"),
-        (media.png((56, 56), media.RED), "image/png", "too few frames"),
+        (media.png((56, 56), media.RED), "image/png", "it is image/png, not a video file"),
     ],
 )
 def test_video_that_cannot_be_used(
@@ -207,7 +330,6 @@ def test_malformed_fields_are_named(
 
 
 def test_body_that_is_not_json(server: Server) -> None:
-    import json
     import urllib.error
     import urllib.request
 

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket") -> None:
     from vlmserve.checkpoint.provenance import parse_train_env
     from vlmserve.engine.environment import prepare_vllm
+    from vlmserve.engine.media_connector import configure
     from vlmserve.engine.plan import plan_serving
     from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
     from vlmserve.server.auth import take_api_key
@@ -78,6 +79,7 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
             config.server.host,
             config.server.api_key_env,
         )
+    configure(config.media)
     with Stages() as stages, tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
         stages.begin("checking the checkpoint")
         checkpoint = open_checkpoint(args)

@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, field_validator, model_validator
 
 from vlmserve.config.base import StrictModel
+from vlmserve.config.hosts import HostRule
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -114,14 +115,81 @@ class ServerConfig(StrictModel):
 
 
 class MediaConfig(StrictModel):
-    """Where media in requests may come from. Data URLs are always accepted."""
+    """Where media in requests may come from, and how large they may be.
+
+    Data URLs are always accepted. A request that is over a limit is refused before its media are
+    decoded; nothing is scaled down or cut.
+    """
 
     allowed_hosts: tuple[str, ...] = ()
-    """Hosts that ``http(s)`` media may be fetched from; ``*.example.org`` matches subdomains and
-    ``*`` every host. Empty: none, because a URL lets a caller make this server send requests."""
+    """Hosts that ``http(s)`` media may be fetched from; ``*.example.org`` matches subdomains,
+    ``*`` every host, and ``example.org:8080`` names a port beside 80 and 443. Empty: none, because
+    a URL lets a caller make this server send requests. Addresses that are not public are refused
+    all the same."""
+
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks whose addresses the allowed hosts may have although they are not public, such as
+    ``10.20.0.0/16`` for an object store of one's own. Metadata services of clouds stay closed."""
 
     allowed_root: str | None = None
     """Directory that ``file://`` media must lie under; unset: no local files."""
+
+    max_concurrent_fetches: int = Field(default=16, gt=0)
+    """Media fetched at once; others wait, and waiting counts as fetching."""
+
+    fetch_connect_timeout_s: float = Field(default=5.0, gt=0.0)
+    """Seconds until a connection must stand, for each address of a host."""
+
+    fetch_idle_timeout_s: float = Field(default=10.0, gt=0.0)
+    """Seconds that a host may be silent."""
+
+    fetch_timeout_s: float = Field(default=60.0, gt=0.0)
+    """Seconds for fetching one image or video, redirects included."""
+
+    max_image_bytes: int = Field(default=50 * 2**20, gt=0)
+    """Size of one image's file. A PNG of 16 megapixels can reach the default of 50 MiB."""
+
+    max_video_bytes: int = Field(default=200 * 2**20, gt=0)
+    """Size of one video's file, or of one frame list; the default is 200 MiB."""
+
+    max_request_bytes: int = Field(default=256 * 2**20, gt=0)
+    """Size of all files of one request together; the default is 256 MiB."""
+
+    max_image_pixels: int = Field(default=64_000_000, gt=0, le=178_956_970)
+    """Width times height of one image. The default takes what phones (50 megapixels) and
+    full-frame cameras (61) make; decoding it takes up to 450 MB. Pillow refuses more than the
+    largest value."""
+
+    max_image_side_px: int = Field(default=32_768, gt=0)
+    """Width or height of one image."""
+
+    max_video_pixels: int = Field(default=10_000_000, gt=0)
+    """Width times height of a video's frames; the default takes 4K."""
+
+    max_video_frames: int = Field(default=36_000, gt=0)
+    """Frames in one video's file, sampled or not: decoding passes all of them."""
+
+    max_video_duration_s: float = Field(default=600.0, gt=0.0)
+    """Length of one video in seconds."""
+
+    max_video_fps: float = Field(default=240.0, gt=0.0)
+    """Frames per second that a video's file may state; the default takes phones' slow motion."""
+
+    max_request_pixels: int = Field(default=300_000_000, gt=0)
+    """Pixels of one request that are decoded: of all images, and of all frames that are sampled
+    from its videos. The default takes 120 frames of full HD, which are 900 MB."""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
+        for rule in rules:
+            HostRule.parse(rule)
+        return rules
+
+    @property
+    def host_rules(self) -> tuple[HostRule, ...]:
+        """``allowed_hosts``, parsed."""
+        return tuple(HostRule.parse(rule) for rule in self.allowed_hosts)
 
 
 class ServeConfig(StrictModel):

@@ -20,9 +20,10 @@ _INSTALL_HINT = (
 _DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",  # report usage to a server of its own
     "VLLM_LOGGING_LEVEL": "WARNING",  # print some 150 lines while it starts
-    "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",  # ask a dead address three times, in up to 113 s
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork a process that holds threads
     "TOKENIZERS_PARALLELISM": "false",  # warn about forking in each subprocess
+    "OPENCV_LOG_LEVEL": "SILENT",  # print several lines for each broken video
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # as above
     # Warn of deprecations inside vLLM, torch and transformers, and of their leaks at exit.
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
 }
@@ -55,8 +56,8 @@ def prepare_vllm(environ: MutableMapping[str, str] | None = None) -> None:
         _prepare_cpu(environ)
     for name, value in _DEFAULTS.items():
         environ.setdefault(name, value)
-    # All media go through our connector, which follows no redirect: vLLM checks a host's
-    # permission on the first address only.
+    # All media go through our connector. vLLM's own would fetch from wherever a request says, and
+    # checks a host's permission on the first address only.
     environ["VLLM_MEDIA_CONNECTOR"] = PLUGIN_NAME
     environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
     # VLLM_PLUGINS is an allowlist over every group of plugins; without us on it vLLM's child

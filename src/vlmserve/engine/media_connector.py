@@ -1,26 +1,89 @@
-"""vLLM 0.32's media loader with an answer for every failure.
+"""vLLM 0.32's media loader with a guard in front and an answer for every failure.
 
-Registered as vLLM's media connector, so that every endpoint loads media through it. It fetches
-only from allowed hosts, follows no redirect, and turns whatever goes wrong with one image or video
-into the caller's error, with the place in the request; vLLM answers some of these with a 500, an
-empty message, or details of its network.
+Registered as vLLM's media connector, so that every endpoint and the offline engine load media
+through it; vLLM's own way to fetch is not used. Whatever goes wrong with one image or video becomes
+the caller's error, with the place in the request; vLLM answers some of these with a 500, an empty
+message, or details of its network.
 """
 
-import fnmatch
+import asyncio
+import contextlib
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from vlmserve.config.serve import MediaConfig
 from vlmserve.engine.environment import PLUGIN_NAME
+from vlmserve.engine.guarded_decode import decode, decode_data_url, kind_of
+from vlmserve.errors import ConfigError, MediaError
+from vlmserve.media.fetch import MediaFetcher
+from vlmserve.media.limits import RequestTotals, max_bytes
+from vlmserve.media.local import read_local_file
 
-locate_media: ContextVar[Callable[[str], str | None] | None] = ContextVar(
-    "locate_media", default=None
-)
-"""In a server: finds the dotted field of the running request that holds a URL."""
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+_LOG = logging.getLogger(__name__)
 
 _MAX_REASON_CHARS = 200
-_HTTP_CLIENTS = ("aiohttp", "requests", "urllib3")
+_SCHEME_CHARS = 8
+
+Locate = Callable[[str], str | None]
+"""Finds the dotted field of a request that holds a URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRequest:
+    """A request whose media are being loaded."""
+
+    totals: RequestTotals
+    locate: Locate | None
+
+
+current_request: ContextVar[MediaRequest | None] = ContextVar("media_request", default=None)
+"""The request that this task or thread answers; see ``media_request``."""
+
+
+class _Guard:
+    """What the operator allows, and what fetches accordingly."""
+
+    def __init__(self, config: MediaConfig) -> None:
+        self.config = config
+        self.fetcher = MediaFetcher(config)
+
+
+# Media are loaded in the process that takes requests. Nothing but data URLs unless it is told.
+_guard = _Guard(MediaConfig())
+
+
+def configure(config: MediaConfig) -> None:
+    """Say what media this process may load; call it before the engine is created.
+
+    Raises:
+        ConfigError: The directory for local files is none.
+    """
+    global _guard  # noqa: PLW0603 - vLLM creates connectors by itself, with arguments of its own
+    if config.allowed_root is not None and not Path(config.allowed_root).is_dir():
+        raise ConfigError(f"media.allowed_root: {config.allowed_root} is not a directory")
+    _guard = _Guard(config)
+
+
+@contextlib.contextmanager
+def media_request(locate: Locate | None = None) -> Iterator[None]:
+    """Count all media that are loaded inside as those of one request.
+
+    Args:
+        locate: Names the place of a medium in errors.
+    """
+    token = current_request.set(MediaRequest(RequestTotals(_guard.config), locate))
+    try:
+        yield
+    finally:
+        current_request.reset(token)
 
 
 def install() -> None:
@@ -37,113 +100,100 @@ def _connector_class() -> type[Any]:
     from vllm.multimodal.media import MediaConnector
 
     class RequestMediaConnector(MediaConnector):  # type: ignore[misc]
-        """Loads the media of one message."""
+        """Loads the media of one message. Timeouts are the operator's, not vLLM's."""
 
         @override
-        def load_from_url(self, url: str, media_io: Any, **kw: Any) -> Any:
-            try:
-                _refuse_cut_frames(url, media_io)
-                return super().load_from_url(url, media_io, **kw)
-            except Exception as error:
-                raise _as_request_error(error, url, media_io) from error
+        def load_from_url(self, url: str, media_io: Any, **_: Any) -> Any:
+            return _load(url, media_io)
 
         @override
-        async def load_from_url_async(self, url: str, media_io: Any, **kw: Any) -> Any:
-            try:
-                _refuse_cut_frames(url, media_io)
-                return await super().load_from_url_async(url, media_io, **kw)
-            except Exception as error:
-                raise _as_request_error(error, url, media_io) from error
-
-        @override
-        def _assert_url_in_allowed_media_domains(self, url_spec: Any) -> None:
-            host = (url_spec.hostname or "").lower()
-            if not any(fnmatch.fnmatchcase(host, rule) for rule in self.allowed_media_domains):
-                raise _refusal(
-                    f"fetching from {host or 'this address'} is not allowed; the operator can "
-                    f"allow it with media.allowed_hosts: [{host}], or send the file as a data URL"
-                )
-
-        @override
-        def _load_file_url(self, url_spec: Any, media_io: Any) -> Any:
-            if self.allowed_local_media_path is None:
-                raise _refusal(
-                    "local files are not allowed; the operator can allow a directory with "
-                    "media.allowed_root, or send the file as a data URL"
-                )
-            try:
-                return super()._load_file_url(url_spec, media_io)
-            except (OSError, ValueError) as error:
-                raise _without_paths(error) from error
+        async def load_from_url_async(self, url: str, media_io: Any, **_: Any) -> Any:
+            return await _load_async(url, media_io)
 
     return RequestMediaConnector
 
 
-def _refusal(message: str) -> Exception:
-    from vllm.exceptions import VLLMValidationError
-
-    refusal: Exception = VLLMValidationError(message)
-    return refusal
-
-
-def _without_paths(error: Exception) -> Exception:
-    # vLLM's own sentences about a file name this host's directories, resolved.
-    if isinstance(error, OSError) or "must be a subpath" in str(error):
-        return _refusal("there is no such file under the directory that media may come from")
-    return error
+def _load(url: str, media_io: Any) -> Any:
+    request = current_request.get()
+    try:
+        if not _is_remote(url):
+            return _load_here(url, media_io, _guard.config, _totals(request))
+        # In a thread of its own: the caller's may be running an event loop.
+        data = _threads().submit(asyncio.run, _fetch(url, media_io)).result()
+        return decode(data, media_io, _guard.config, _totals(request))
+    except Exception as error:
+        raise _as_request_error(error, url, media_io, request) from error
 
 
-def _refuse_cut_frames(url: str, media_io: Any) -> None:
-    # vLLM keeps the first ``num_frames`` pictures of a frame list and drops the others silently.
-    limit = getattr(media_io, "num_frames", -1)
-    if limit > 0 and url[:40].lower().startswith("data:video/jpeg;base64,"):
-        n_frames = url.count(",")
-        if n_frames > limit:
-            raise _refusal(
-                f"{n_frames} frames are given and {limit} would be used; send fewer, or let the "
-                "operator raise engine.media_io_kwargs.video.num_frames"
+async def _load_async(url: str, media_io: Any) -> Any:
+    request = current_request.get()
+    totals = _totals(request)
+    loop = asyncio.get_running_loop()
+    try:
+        if not _is_remote(url):
+            return await loop.run_in_executor(
+                _threads(), _load_here, url, media_io, _guard.config, totals
             )
+        data = await _fetch(url, media_io)
+        return await loop.run_in_executor(_threads(), decode, data, media_io, _guard.config, totals)
+    except Exception as error:
+        raise _as_request_error(error, url, media_io, request) from error
 
 
-def _as_request_error(error: Exception, url: str, media_io: Any) -> Exception:
+def _totals(request: MediaRequest | None) -> RequestTotals:
+    return RequestTotals(_guard.config) if request is None else request.totals
+
+
+def _is_remote(url: str) -> bool:
+    return url[:_SCHEME_CHARS].lower().startswith(("http://", "https://"))
+
+
+async def _fetch(url: str, media_io: Any) -> bytes:
+    kind = kind_of(media_io)
+    return await _guard.fetcher.fetch(url, kind, max_bytes=max_bytes(kind, _guard.config))
+
+
+def _load_here(url: str, media_io: Any, config: MediaConfig, totals: RequestTotals) -> Any:
+    scheme = url[:_SCHEME_CHARS].lower()
+    if scheme.startswith("data:"):
+        return decode_data_url(url, media_io, config, totals)
+    if scheme.startswith("file:"):
+        limit = max_bytes(kind_of(media_io), config)
+        data = read_local_file(url, config.allowed_root, max_bytes=limit)
+        return decode(data, media_io, config, totals)
+    raise MediaError("its URL must be one of data:, https:, http: or file:")
+
+
+def _threads() -> "ThreadPoolExecutor":
+    from vllm.multimodal.media.connector import global_thread_pool
+
+    threads: ThreadPoolExecutor = global_thread_pool
+    return threads
+
+
+def _as_request_error(
+    error: Exception, url: str, media_io: Any, request: MediaRequest | None
+) -> Exception:
     from vllm.exceptions import VLLMValidationError
 
-    kind = _kind(media_io)
-    locate = locate_media.get()
-    param = None if locate is None else locate(url)
-    reason = _reason(error, kind)
+    kind = kind_of(media_io)
+    param = None if request is None or request.locate is None else request.locate(url)
     refusal: Exception = VLLMValidationError(
-        f"this {kind} cannot be used: {reason}", parameter=param or kind
+        f"this {kind} cannot be used: {_reason(error, kind)}", parameter=param or kind
     )
     return refusal
 
 
-def _kind(media_io: Any) -> str:
-    for kind in ("image", "video", "audio"):
-        if type(media_io).__name__.lower().startswith(kind):
-            return kind
-    return "file"
-
-
 def _reason(error: Exception, kind: str) -> str:
-    if isinstance(error, TimeoutError):
-        return "it could not be fetched in time"
-    if status := getattr(error, "status", None):
-        return f"it could not be fetched: HTTP {status}"
-    # Details of a failed connection would let a caller map the network behind this server.
-    if isinstance(error, ConnectionError) or type(error).__module__.startswith(_HTTP_CLIENTS):
-        return "it could not be fetched: no connection"
+    if isinstance(error, MediaError):
+        return error.message
+    # Decoders are third-party code run on the caller's bytes; whatever they raise, this request
+    # cannot be answered and the next one can.
+    _LOG.info("decoding the media of a request failed", exc_info=error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    text = str(error.args[0] if error.args else error).partition("\n")[0]
+    text = text.removeprefix("Failed to load image: ")
     if kind == "video" and isinstance(error, (ZeroDivisionError, IndexError, RuntimeError)):
-        return "it holds too few frames or states no frame rate"
-    return _sentence(error)
-
-
-def _sentence(error: Exception) -> str:
-    from vllm.exceptions import VLLMValidationError
-
-    # VLLMValidationError.__str__ appends its fields; args[0] is the sentence.
-    text = str(error.args[0]) if isinstance(error, VLLMValidationError) else str(error)
-    text = text.partition("\n")[0].removeprefix("Failed to load image: ")
-    if text.startswith("cannot identify image file"):
-        return "it is empty, or not an image file of a known format"
-    return text[:_MAX_REASON_CHARS] or type(error).__name__
+        return f"it holds too few frames that can be decoded: {text[:_MAX_REASON_CHARS]}"
+    return f"it is broken: {text[:_MAX_REASON_CHARS] or type(error).__name__}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.chat import Completion, SamplingParams, Usage
 from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.engine.environment import prepare_vllm
+from vlmserve.engine.media_connector import configure, media_request
 from vlmserve.engine.openai_messages import openai_messages
 from vlmserve.engine.plan import ServingPlan, plan_serving
 from vlmserve.engine.probe import check_logprob, probe_messages
@@ -58,6 +59,7 @@ def open_offline_engine(
     # Before vLLM is imported: it reads the switch then.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     prepare_vllm()
+    configure(config.media)
     scratch = tempfile.TemporaryDirectory(prefix="vlmserve-")
     try:
         plan = plan_serving(checkpoint, config, Path(scratch.name), train_env=train_env)
@@ -234,9 +236,10 @@ class _Run:
         lora = lora_request(self._plan, request.model)
         try:
             # What ``LLM.enqueue_chat`` does, but for the request's id, which it chooses itself.
-            prompt = self._llm._preprocess_chat_one(
-                openai_messages(request.messages), **self._chat_settings
-            )
+            with media_request():
+                prompt = self._llm._preprocess_chat_one(
+                    openai_messages(request.messages), **self._chat_settings
+                )
             self._engine.add_request(
                 request.request_id, prompt, self._sampling(request.params), lora_request=lora
             )

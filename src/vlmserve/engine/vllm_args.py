@@ -92,10 +92,6 @@ def _engine_flags(engine: "EngineConfig") -> list[str]:
 def _server_flags(config: "ServeConfig") -> list[str]:
     server = config.server
     flags = ["--host", server.host, "--port", str(server.port)]
-    if config.media.allowed_root is not None:
-        flags += ["--allowed-local-media-path", config.media.allowed_root]
-    if config.media.allowed_hosts:
-        flags += ["--allowed-media-domains", *config.media.allowed_hosts]
     if server.chat_template is not None:
         flags += ["--chat-template", server.chat_template]
     if server.tool_call_parser is not None:

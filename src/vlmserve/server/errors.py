@@ -8,7 +8,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.engine.media_connector import locate_media
+from vlmserve.engine.media_connector import media_request
 from vlmserve.errors import RequestError, VlmserveError
 from vlmserve.server.request_body import RequestBody
 from vlmserve.server.translation import openai_error, translate
@@ -57,12 +57,9 @@ class ErrorTranslator:
             await self._app(scope, receive, send)
             return
         body = RequestBody(receive)
-        token = locate_media.set(body.locate)
         answer = _Answer(send, body)
-        try:
+        with media_request(body.locate):
             await self._app(scope, body.receive, answer.send)
-        finally:
-            locate_media.reset(token)
 
 
 class _Answer:

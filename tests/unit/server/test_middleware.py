@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlmserve.config.serve import ServerConfig
-from vlmserve.engine.media_connector import locate_media
+from vlmserve.engine.media_connector import current_request
 from vlmserve.errors import ConfigError
 from vlmserve.server.admission import Admission, AdmissionGate
 from vlmserve.server.auth import ApiKeyGuard, take_api_key
@@ -184,14 +184,15 @@ def test_failure_is_rewritten_and_keeps_other_headers() -> None:
     assert json.loads(content)["error"]["code"] == "model_not_found"
 
 
-def test_media_can_be_located_while_a_request_runs() -> None:
+def test_media_of_a_running_request_are_located() -> None:
     found: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        locate = locate_media.get()
-        assert locate is not None
-        found.append(locate("u"))
+        request = current_request.get()
+        assert request is not None
+        assert request.locate is not None
+        found.append(request.locate("u"))
         await hello(scope, receive, send)
 
     part = {"type": "image_url", "image_url": {"url": "u"}}
@@ -199,4 +200,4 @@ def test_media_can_be_located_while_a_request_runs() -> None:
     asyncio.run(call(ErrorTranslator(app), body=body))
 
     assert found == ["messages[0].content[0].image_url"]
-    assert locate_media.get() is None
+    assert current_request.get() is None

@@ -1,0 +1,101 @@
+"""A host of media that behaves well or badly, by path."""
+
+import contextlib
+import http.server
+import threading
+import time
+import urllib.parse
+from types import TracebackType
+from typing import ClassVar, Self
+
+from typing_extensions import override
+
+from tests.engine import media
+
+_SILENCE_S = 2.0
+_DRIPS = 100
+_DRIP_S = 0.1
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    files: ClassVar = {"/red.png": media.png((84, 84), media.RED), "/dot.mp4": media.mp4(4)}
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, _Server)
+        self.server.paths.append(self.path)
+        with contextlib.suppress(OSError):  # the client has gone
+            self._answer()
+
+    def _answer(self) -> None:
+        kind, _, rest = self.path[1:].partition("/")
+        match kind:
+            case "redirect":
+                self.send_response(302)
+                self.send_header("Location", urllib.parse.unquote(rest))
+                self.end_headers()
+            case "status":
+                self.send_error(int(rest))
+            case "html":
+                self._send(b"<html>" + bytes(100), "text/html")
+            case "endless":
+                self._send(self.files["/red.png"], "image/png")
+                while True:
+                    self.wfile.write(bytes(100_000))
+            case "silent":
+                time.sleep(_SILENCE_S)
+            case "dripping":
+                self._send(self.files["/red.png"][:64], "image/png")
+                for _ in range(_DRIPS):
+                    self.wfile.write(b"\0")
+                    time.sleep(_DRIP_S)
+            case _ if content := self.files.get(self.path):
+                self._send(content, None)
+            case _:
+                self.send_error(404)
+
+    def _send(self, content: bytes, content_type: str | None) -> None:
+        self.send_response(200)
+        if content_type is not None:
+            self.send_header("Content-Type", content_type)
+        self.end_headers()
+        self.wfile.write(content)
+
+    @override
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.paths: list[str] = []
+
+
+class MediaHost:
+    """``/red.png``, ``/dot.mp4``, ``/redirect/URL``, ``/status/N``, ``/html``, ``/endless``,
+    ``/silent`` and ``/dripping`` on a free port of 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self._server = _Server()
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def paths(self) -> list[str]:
+        """What has been asked for so far."""
+        return self._server.paths
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
