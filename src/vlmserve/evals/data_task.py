@@ -33,6 +33,16 @@ _NO_FRAMES = (
 )
 
 
+# What the training fills in by the model's own template, from columns that are not read here:
+# ms-swift 4 template/base.py replace_ref, replace_bbox; LLaMA-Factory extras/constants.py
+# AUDIO_PLACEHOLDER.
+_FILLED_IN: dict[str, tuple[str, ...]] = {
+    "ms-swift": ("<ref-object>", "<bbox>", "<audio>"),
+    "sharegpt": ("<audio>",),
+    "alpaca": ("<audio>",),
+}
+
+
 class DataTask:
     """A data set, ready to be asked and scored; an ``EvalTask``."""
 
@@ -98,13 +108,19 @@ class DataTask:
 
 
 def load_data_task(
-    entry: SuiteData, sampling: SamplingConfig, *, place: str, limit: int | None = None
+    entry: SuiteData,
+    sampling: SamplingConfig,
+    *,
+    margin: float,
+    place: str,
+    limit: int | None = None,
 ) -> DataTask:
     """Load a data set as a task.
 
     Args:
         entry: What the suite says of it, with absolute paths.
         sampling: How answers are sampled.
+        margin: The drop that it may show, its own or the gate's.
         place: Where the entry stands, such as ``suite.yaml: tasks.0``, for messages.
         limit: Take only this many samples, the first ones.
 
@@ -113,9 +129,9 @@ def load_data_task(
             file and row.
     """
     scorer = create_scorer(entry.scorer, place=f"{place}.scorer")
-    if entry.margin is not None and scorer.is_fraction and entry.margin >= 1.0:
+    if scorer.is_fraction and margin >= 1.0:
         raise ConfigError(
-            f"{place}.margin: {entry.margin:g} is no margin for {scorer.name}, which lies between "
+            f"{place}.margin: {margin:g} is no margin for {scorer.name}, which lies between "
             "0 and 1; 8 points are 0.08"
         )
     try:
@@ -140,6 +156,7 @@ def _collect(entry: SuiteData, dataset: Dataset, sampling: SamplingConfig) -> tu
             collector.refuse(row.where, row.reason)
             continue
         try:
+            _check_filled_in(row, dataset.format)
             turns, target = _split(row, known)
             if entry.system is not None and turns[0].role != "system":
                 turns = [Turn("system", (entry.system,)), *turns]
@@ -165,6 +182,12 @@ def _split(sample: DataSample, known: dict[Hashable, Medium]) -> tuple[list[Turn
         raise MediaError("two assistant's turns follow each other, so the last answers nothing")
     _check_places(sample)
     return [_turn(turn, known) for turn in asked], last.text
+
+
+def _check_filled_in(sample: DataSample, name: str) -> None:
+    for tag in _FILLED_IN.get(name, ()):
+        if any(tag in turn.text for turn in sample.turns):
+            raise MediaError(f"{tag} is filled in by the training, and cannot be here")
 
 
 def _check_places(sample: DataSample) -> None:

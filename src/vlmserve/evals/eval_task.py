@@ -101,7 +101,8 @@ def _load_data(index: int, entry: SuiteData, suite: SuiteConfig, limit: int | No
     from vlmserve.evals.data_task import load_data_task
 
     place = f"{suite.file or suite.name}: tasks.{index}"
-    return load_data_task(entry, suite.sampling, place=place, limit=limit)
+    margin = suite.margin_of(entry)
+    return load_data_task(entry, suite.sampling, margin=margin, place=place, limit=limit)
 
 
 def _lm_eval_loads(

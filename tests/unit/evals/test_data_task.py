@@ -263,6 +263,8 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
     (ask("<image>?", images=["https://example.org/red.png"]), "not addresses"),
     (ask("<video>?", videos=["images/red.png"]), "image/png stands where a video is due"),
     (ask("<image>?", images=["held.jsonl"]), "begins like no image or video"),
+    (ask("Where is <ref-object>?", "<bbox>"), "<ref-object> is filled in by the training"),
+    (ask("<audio>?", audios=["a.wav"]), "<audio> is filled in"),
     (ask("<image>?", images=["data:image/png;base64,&&"]), "not base64"),
 ]
 
@@ -304,6 +306,13 @@ def test_a_target_of_the_wrong_kind_is_found_before_a_request(write: Write) -> N
 def test_a_wrong_entry_names_file_and_field(write: Write, keys: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         load_tasks(write([ask("a?")], **keys))
+
+
+def test_the_gates_margin_is_in_units_too(suites: Any, tmp_path: Path) -> None:
+    (tmp_path / "held.jsonl").write_text(json.dumps(ask("a?")))
+    entry = {"data": "held.jsonl", "name": "held", "scorer": "anls"}
+    with pytest.raises(ConfigError, match="3 is no margin for anls"):
+        load_tasks(suites.load(entry, include_path=None, gate={"margin": 3}))
 
 
 def test_margins_in_edits_may_be_large(write: Write) -> None:
