@@ -172,11 +172,9 @@ def test_plots_are_by_unit_and_worse_is_always_to_the_left() -> None:
 
     assert len(plots) == 3
     for plot in plots[:2]:
-        root = ET.fromstring(
-            str(plot).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-        )
-        (zero,) = [line for line in root.iter(f"{SVG}line") if line.get("class") == "zero"]
-        mark = next(p for p in root.iter(f"{SVG}path") if p.get("class") == "mark")
+        root = ET.fromstring(str(plot))
+        (zero,) = [line for line in root.iter("line") if line.get("class") == "zero"]
+        mark = next(p for p in root.iter("path") if p.get("class") == "mark")
         middle = float((mark.get("d") or "").split()[0][1:])
         assert middle < float(zero.get("x1") or "nan")
     assert "lower is better" in plots[1]

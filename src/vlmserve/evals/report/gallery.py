@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MAX_CARDS = 20_000
 """Samples in one file."""
 
-MAX_MEDIA_BYTES = 24 * 2**20
-"""Of thumbnails in one file, as they stand in it."""
+MAX_MEDIA_BYTES = 40 * 2**20
+"""Of thumbnails in one file, as they stand in it: those of some 5,000 photographs."""
 
 MAX_TEXT = 4000
 """Characters shown of a question, a target or an answer."""
