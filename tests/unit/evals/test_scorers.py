@@ -77,6 +77,10 @@ def test_a_target_of_which_nothing_is_left_is_refused() -> None:
         ("The answer is option B. Option A is wrong.", "B"),
         ("It must be [B], I think", "B"),
         ("Surely C", "C"),
+        ("答案是B。", "B"),
+        ("选择（C）", "C"),  # noqa: RUF001 - full-width brackets
+        (r"so \boxed{D}", "D"),
+        ("The answer is: **B**", "B"),
         ("A dog and a cat", None),
         ("I think it is E", "E"),
         ("either (A) or (B)", None),

@@ -1,6 +1,7 @@
 """Multiple choice: the letter that an answer picks."""
 
 import re
+import unicodedata
 from typing import ClassVar
 
 from pydantic import field_validator
@@ -8,8 +9,8 @@ from typing_extensions import override
 
 from vlmserve.evals.scorers.scorer import Scorer, shorten
 
-# Letters, digits, and both kinds of apostrophe.
-_WORD = r"\w'\u2019"
+# Latin letters, digits, and both kinds of apostrophe; other scripts may put a letter next to words.
+_WORD = r"A-Za-z\u00c0-\u024f0-9_'\u2019"
 _END = rf"(?![{_WORD}])"
 _STATEMENTS = (
     r"\b(?i:answer)(?:\s+(?i:is))?\s*[:=]?\s*(?i:option|choice)?\s*",
@@ -30,7 +31,8 @@ class MultipleChoice(Scorer):
     4. the only letter that stands in brackets;
     5. the only capital that stands alone; ``A`` and ``I`` in front of a word are words.
 
-    A text without a letter is a wrong answer.
+    Full-width letters and brackets are as the others (NFKC). A text without a letter is a wrong
+    answer.
     """
 
     name: ClassVar[str] = "multiple_choice"
@@ -60,6 +62,7 @@ class MultipleChoice(Scorer):
     def find(self, text: str) -> str | None:
         """Find the letter that a text picks; ``None`` where it picks none or several."""
         letters = self.choices
+        text = unicodedata.normalize("NFKC", text)
         bare = text.strip(_MARKS)
         if len(bare) == 1 and bare.upper() in letters:
             return bare.upper()
