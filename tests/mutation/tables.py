@@ -2,6 +2,7 @@
 
 from tests.mutation import (
     harmless_layouts,
+    harmless_quantised,
     harmless_texts,
     mutations_adapters,
     mutations_budget,
@@ -28,5 +29,9 @@ TABLES = (
 
 MUTATIONS: tuple[Mutation, ...] = tuple(mutation for table in TABLES for mutation in table)
 
-HARMLESS: tuple[Harmless, ...] = (*harmless_layouts.HARMLESS, *harmless_texts.HARMLESS)
+HARMLESS: tuple[Harmless, ...] = (
+    *harmless_layouts.HARMLESS,
+    *harmless_quantised.HARMLESS,
+    *harmless_texts.HARMLESS,
+)
 """Edits that must trip nothing."""
