@@ -142,7 +142,7 @@ def _penalty(checkpoint: Checkpoint, penalty: float) -> Finding:
             )
         ],
         consequence="Answers that repeat text, such as tables and numbers read from an image, are "
-        "bent; vlmserve serve and eval apply it, too, as transformers does.",
+        "changed by it; vlmserve serve and eval apply it, too, as transformers does.",
         remedy="keep it if the model is meant to be used so; otherwise send repetition_penalty 1 "
         "with the request, or serve with -- --generation-config vllm",
         source=f"{_VLLM}; NeMo-RL#3497",

@@ -63,7 +63,10 @@ def find_recipe(checkpoint: Checkpoint) -> TemplateRecipe | NoRecipe:
         return _llama_factory(checkpoint.path, training)
     template = _BY_ARCHITECTURE.get(checkpoint.architecture)
     if template is None:
-        return NoRecipe("no file tells which framework trained it and with which template")
+        return NoRecipe(
+            "no file tells which framework trained it and with which template; args.json of "
+            "ms-swift or training_args.yaml of LLaMA-Factory would, in its directory or above"
+        )
     if checkpoint.config.get("mm_use_im_start_end") is True:
         template = _between_marks(template)
     return TemplateRecipe(template, "config.json", "architectures", is_assumed=True)
