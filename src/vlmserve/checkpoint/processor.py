@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmserve.checkpoint.files import read_json, read_json_if_present
+from vlmserve.checkpoint.files import read_json, read_json_if_present, read_template
 
 Part = Literal["image processor", "tokenizer", "chat template"]
 """What a vision-language model needs besides its weights."""
@@ -90,7 +90,7 @@ def _find_template(directory: Path) -> tuple[str | None, tuple[str, ...]]:
     """The template and the file it is in, in the order in which transformers looks for it."""
     jinja = directory / CHAT_TEMPLATE
     if jinja.is_file():
-        return jinja.read_text(encoding="utf-8", errors="replace"), (CHAT_TEMPLATE,)
+        return read_template(jinja), (CHAT_TEMPLATE,)
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         path = directory / name
         template: Any = read_json(path).get("chat_template") if path.is_file() else None

@@ -11,9 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vlmserve.checkpoint.files import read_json_if_present
+from vlmserve.checkpoint.files import read_json_if_present, read_yaml
 from vlmserve.errors import CheckpointError, ConfigError
 
 # data/template.py get_ollama_modelfile.
@@ -172,7 +170,7 @@ def load_training(directory: Path) -> TrainingInfo | None:
     log_path = _first(places, "trainer_log.jsonl") or _find_factory_export(directory)
     if yaml_path is not None or log_path is not None:
         files += [path for path in (log_path, yaml_path) if path is not None]
-        settings = {} if yaml_path is None else _read_yaml(yaml_path)
+        settings = {} if yaml_path is None else read_yaml(yaml_path)
         return _llama_factory(settings, yaml_path, history, _relative(files, directory))
     if not files and not (directory / "training_args.bin").is_file():
         return None
@@ -312,16 +310,6 @@ def _find_factory_export(directory: Path) -> Path | None:
     except OSError:
         return None
     return path if head == _FACTORY_EXPORT else None
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: not readable YAML: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: a mapping is expected")
-    return value
 
 
 def _first(places: list[Path], name: str) -> Path | None:

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vlmserve.checkpoint.adapter import CONFIG_NAME, WEIGHTS_NAME
 from vlmserve.checkpoint.families import Family
-from vlmserve.checkpoint.files import read_json_if_present
+from vlmserve.checkpoint.files import read_json_if_present, read_yaml
 from vlmserve.checkpoint.lora import adapted_tensors
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
@@ -231,7 +229,7 @@ def _training_settings(exam: Examination) -> tuple[Mapping[str, Any], str]:
         if path.name == "args.json":
             return read_json_if_present(path), name
         if path.name == "training_args.yaml":
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            settings = read_yaml(path)
             # The vision tower's settings decide about Qwen3-VL's inner mergers there.
             if not settings.get("freeze_vision_tower"):
                 settings.pop("freeze_multi_modal_projector", None)

@@ -1,16 +1,11 @@
 """Which template a checkpoint was trained with, from what its training left behind."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from vlmserve.checkpoint.files import read_json
+from vlmserve.checkpoint.files import read_json, read_yaml
 from vlmserve.checkpoint.provenance import TrainingInfo
 from vlmserve.checkpoint.source import Checkpoint
-from vlmserve.errors import CheckpointError
 from vlmserve.frameworks import llama_factory, llava, ms_swift, xcomposer
 from vlmserve.frameworks.template import MEDIUM, FrameworkTemplate
 
@@ -100,7 +95,7 @@ def _swift(path: Path, training: TrainingInfo) -> TemplateRecipe | NoRecipe:
 
 def _llama_factory(path: Path, training: TrainingInfo) -> TemplateRecipe | NoRecipe:
     file = _file_of(training, "training_args.yaml")
-    args = _read_yaml(path / file) if file else {}
+    args = read_yaml(path / file) if file else {}
     name = training.template
     if name is None:
         return NoRecipe("LLaMA-Factory left no training_args.yaml that names its template")
@@ -123,11 +118,3 @@ def _between_marks(template: FrameworkTemplate) -> FrameworkTemplate:
 
 def _file_of(training: TrainingInfo, name: str) -> str:
     return next((file for file in training.files if Path(file).name == name), "")
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: not readable YAML: {error}") from error
-    return value if isinstance(value, dict) else {}
