@@ -22,10 +22,11 @@ test: install-dev chromium  ## every test; a tier that cannot run is a failure
 test-formulas: install-dev  ## the token formulas against ten times as many sizes
 	VLMSERVE_FORMULA_SIZES=2000 $(BIN)/pytest tests/unit/checkpoint/test_visual_tokens.py
 
-bench: install-dev  ## the benchmarks whose numbers are in benchmarks/README.md
+bench: install-dev chromium  ## the benchmarks whose numbers are in benchmarks/README.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/serve_overhead.py
 	$(BIN)/python benchmarks/check_speed.py
+	$(BIN)/python benchmarks/html_report.py
 
 docs: install-dev  ## docs/checks.md: what the checks say, and what mutations trip
 	$(BIN)/python -m scripts.render_checks
