@@ -97,6 +97,10 @@ def _examination(args: argparse.Namespace, progress: ScanProgress) -> Examinatio
         raise ConfigError(
             f"--max-length {args.max_length}: a positive number of tokens is expected"
         )
+    if args.data is None and args.max_length is not None:
+        raise ConfigError("--max-length: it is samples that it limits; give them with --data")
+    if args.data is None and args.heldout is None and args.media_root is not None:
+        raise ConfigError("--media-root: no samples to look for their media; give --data")
     if args.media_root is not None and not args.media_root.is_dir():
         raise ConfigError(f"--media-root {args.media_root}: no such directory")
     train_env = parse_train_env(args.train_env) if args.train_env else None

@@ -133,7 +133,7 @@ def _count_evidence(sample: Sample, kind: MediaKind) -> Evidence:
     return Evidence(
         file=str(sample.file),
         key=f"row {sample.row}",
-        value=f"{sample.n_placeholders[kind]} placeholders, {n_media} {kind}s",
+        value=f"{_count(sample.n_placeholders[kind], 'placeholder')}, {_count(n_media, kind)}",
     )
 
 
@@ -189,7 +189,7 @@ def _truncated(dataset: Dataset, uses: Sequence[ImageUse]) -> Iterator[Finding]:
     if files:
         yield Finding(
             id=_ID,
-            title=f"{len(files)} image files are cut short",
+            title=f"{_count(len(files), 'image file')} cut short",
             evidence=[
                 Evidence(file=str(use.sample.file), key=f"row {use.sample.row}", value=_name(use))
                 for use in cut[:_MOST_SHOWN]
@@ -248,16 +248,20 @@ def _remote(dataset: Dataset) -> Iterator[Unknown]:
         medium.kind for sample in dataset.samples for medium in sample.media if medium.is_url
     )
     if counts:
-        said = " and ".join(f"{count} {kind}s" for kind, count in counts.items())
+        said = " and ".join(_count(count, kind) for kind, count in counts.items())
         yield Unknown(
             id=_ID,
-            reason=f"{dataset.path}: {said} lie on other machines and were not fetched; download "
-            "them and let the rows name the files",
+            reason=f"{dataset.path}: {said} on other machines, not fetched; download them and let "
+            "the rows name the files",
         )
 
 
 def _share(n_found: int, n_all: int) -> str:
     return f"{n_found:,} of {n_all:,}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _absence(n_absent: int, n_faulty: int) -> str:

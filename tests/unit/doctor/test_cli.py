@@ -90,9 +90,17 @@ def test_errors(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--ckpt", str(write.model()), "--json", "/no/where/x.json"]) == 2
     assert main(["check", "--ckpt", "a" * 5000]) == 4
     assert "name too long" in capsys.readouterr().err.replace("\n", "")
-    root = ["check", "--ckpt", str(write.model("other")), "--media-root", "/no/where"]
-    assert main(root) == 2
+    other = ["check", "--ckpt", str(write.model("other"))]
+    assert main([*other, "--data", "x.jsonl", "--media-root", "/no/where"]) == 2
     assert "--media-root /no/where: no such directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--max-length", "2048"), ("--media-root", ".")])
+def test_options_of_the_data_need_data(
+    write: Any, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
+) -> None:
+    assert main(["check", "--ckpt", str(write.model()), *option]) == 2
+    assert f"error: {option[0]}: " in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_is_told_before_the_check(

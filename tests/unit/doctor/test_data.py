@@ -128,7 +128,7 @@ class TestMedia:
             "no such file"
         )
         assert "web page" in unreadable.evidence[1].value
-        assert cut.title == "1 image files are cut short"
+        assert cut.title == "1 image file cut short"
         assert "cut.png" in cut.evidence[0].value
 
     def test_all_missing_asks_for_the_root(self, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ class TestMedia:
     def test_urls_are_said_and_not_fetched(self, checkpoint: Checkpoint, tmp_path: Path) -> None:
         (outcome,) = media(checkpoint, write(tmp_path, swift(["https://a.example/1.png"])))
         assert isinstance(outcome, Unknown)
-        assert "1 images lie on other machines" in outcome.reason
+        assert "1 image on other machines" in outcome.reason
 
     def test_more_placeholders_than_images(self, checkpoint: Checkpoint, tmp_path: Path) -> None:
         name = save(tmp_path / "1.png")
         rows = (swift([name]), swift([name], "<image><image>compare"))
         finding = only(media(checkpoint, write(tmp_path, *rows)))
         assert finding.title == "1 of 2 samples have more placeholders than images"
-        assert finding.evidence[0].value == "2 placeholders, 1 images"
+        assert finding.evidence[0].value == "2 placeholders, 1 image"
         assert finding.evidence[0].key == "row 2"
 
     @pytest.mark.parametrize("make", [sharegpt, llava])
