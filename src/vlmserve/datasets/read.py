@@ -122,7 +122,7 @@ class _Detector:
             raise ConfigError(
                 f"{where}: this row is {_either(possible)}, but {self._since} is "
                 f"{_either(self._possible)}",
-                hint="split the file, or say how to read it with a format",
+                hint="split the file, one for each format",
             )
         if not self._possible <= possible:
             self._possible &= possible
