@@ -6,7 +6,8 @@ loader says so before it decodes, and is stopped there when a request's pixels b
 
 import binascii
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlmserve.errors import MediaError
 from vlmserve.media.limits import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vlmserve.media.kind import MediaKind
 
 _FRAME_LIST = "video/jpeg"
+_UNSURE_FRAMES = 2
 
 
 def kind_of(media_io: Any) -> "MediaKind":
@@ -120,10 +122,26 @@ def _decode_video(data: bytes, media_io: Any, config: "MediaConfig", totals: Req
     own_io = copy.copy(media_io)
     own_io.video_loader = counted
     video = own_io.load_bytes(data)
-    if not counted.n_sampled:
+    if not counted.sampled:
         # A loader that chooses frames by itself: known too late, but known.
         totals.add_pixels(len(video[0]) * frame_pixels)
+    _refuse_lost_frames(counted.sampled, video[1].get("frames_indices"), header.n_frames)
     return video
+
+
+def _refuse_lost_frames(
+    sampled: Collection[int], decoded: Collection[int] | None, n_frames: int
+) -> None:
+    """Refuse a video of which vLLM would show the model only what could be decoded."""
+    if decoded is None:
+        return
+    lost = set(sampled) - set(decoded)
+    # Containers count a frame or two at the end that no player shows.
+    if not decoded or any(index < n_frames - _UNSURE_FRAMES for index in lost):
+        raise MediaError(
+            f"{len(lost)} of {len(sampled)} sampled frames cannot be decoded: the video is "
+            "truncated or corrupt"
+        )
 
 
 def _counting(loader: Any, frame_pixels: int, totals: RequestTotals) -> Any:
@@ -133,14 +151,14 @@ def _counting(loader: Any, frame_pixels: int, totals: RequestTotals) -> Any:
     class CountingLoader(type(loader)):  # type: ignore[misc]
         """Counts once; some loaders sample again to describe what they decoded."""
 
-        n_sampled = 0
+        sampled: ClassVar[list[int]] = []
 
         @classmethod
         @override
         def compute_frames_index_to_sample(cls, *args: Any, **kw: Any) -> Any:
             indices = super().compute_frames_index_to_sample(*args, **kw)
-            if not cls.n_sampled:
-                cls.n_sampled = len(indices)
+            if not cls.sampled:
+                cls.sampled = list(indices)
                 totals.add_pixels(len(indices) * frame_pixels)
             return indices
 

@@ -11,7 +11,13 @@ def register() -> None:
     """
     from vllm.platforms import current_platform
 
-    from vlmserve.engine import cpu_lora, exact_lengths, media_connector, media_identity
+    from vlmserve.engine import (
+        cpu_lora,
+        exact_lengths,
+        media_connector,
+        media_identity,
+        video_streams,
+    )
 
     _leave_the_terminals_group()
     if current_platform.is_cpu():
@@ -19,6 +25,7 @@ def register() -> None:
     exact_lengths.install()
     media_connector.install()
     media_identity.install()
+    video_streams.install()
 
 
 def _leave_the_terminals_group() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmserve.errors import MediaError
 from vlmserve.media.kind import MediaKind, check_kind
+from vlmserve.media.video_stream import VideoStream
 from vlmserve.media.videos import VideoHeader
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _read_container(data: bytes) -> VideoHeader:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     import cv2
 
-    stream: Any = io.BytesIO(data)
+    stream: Any = VideoStream(data)
     try:
         # Never ``release()``: OpenCV 5.0 then drops the Python stream without holding the GIL,
         # which crashes the process. It is safe when the capture itself is collected.

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
@@ -19,6 +19,7 @@ class Loader:
     """Samples every second frame and says so first, as vLLM's loaders do."""
 
     decoded: int
+    broken: ClassVar[set[int]] = set()
 
     @classmethod
     def compute_frames_index_to_sample(cls, n_frames: int) -> list[int]:
@@ -30,7 +31,8 @@ class Loader:
         Loader.decoded += len(indices)
         # Some loaders ask again to describe what they did.
         cls.compute_frames_index_to_sample(20)
-        return indices, {}
+        decoded = [index for index in indices if index not in cls.broken]
+        return decoded, {"frames_indices": decoded}
 
 
 class OwnWayLoader:
@@ -121,6 +123,29 @@ def test_too_many_sampled_frames_are_not_decoded() -> None:
         run(clip(), VideoMediaIO(Loader()), config(max_request_pixels=10 * 400 - 1))
 
     assert Loader.decoded == 0
+
+
+class BrokenLoader(Loader):
+    broken: ClassVar[set[int]] = {4, 18}
+
+
+class ShortLoader(Loader):
+    broken: ClassVar[set[int]] = {18}
+
+
+class EmptyLoader(Loader):
+    broken: ClassVar[set[int]] = set(range(20))
+
+
+def test_frames_are_not_lost_silently() -> None:
+    pytest.importorskip("cv2")
+
+    with pytest.raises(MediaError, match="2 of 10 sampled frames cannot be decoded"):
+        run(clip(), VideoMediaIO(BrokenLoader()))
+    with pytest.raises(MediaError, match="10 of 10 sampled frames"):
+        run(clip(), VideoMediaIO(EmptyLoader()))
+    # Containers may count a frame too many.
+    assert len(run(clip(), VideoMediaIO(ShortLoader()))[0]) == 9
 
 
 def test_loader_that_does_not_say_what_it_samples_is_counted_afterwards() -> None:
