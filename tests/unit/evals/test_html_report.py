@@ -104,13 +104,28 @@ def test_media_are_read_one_at_a_time_and_none_beyond_the_room(
 
 
 def test_more_samples_than_fit_are_counted() -> None:
-    color = task("color", [flip(number) for number in range(5)], [flip(9)])
-    gallery = create_gallery(report(color), None, max_cards=4)
+    tasks = [
+        task("color", [flip(number) for number in range(5)]),
+        task("shape", [flip(100 + number) for number in range(2)], [flip(200)]),
+    ]
+    gallery = create_gallery(report(*tasks), None, max_cards=5)
+
+    assert [int(card["id"], 16) for card in gallery.cards] == [0, 1, 100, 101, 200]
+    assert gallery.notices == [
+        "5 of 8 samples are in this file, the first of each task; all are in the JSON report."
+    ]
+
+
+def test_samples_end_where_the_room_for_their_texts_does() -> None:
+    text = "x" * 2 * MAX_TEXT
+    long = [
+        flip(number, question=text, target=text, baseline=text, candidate=text)
+        for number in range(9)
+    ]
+    gallery = create_gallery(report(task("color", long)), None, max_characters=4 * 4 * MAX_TEXT + 1)
 
     assert len(gallery.cards) == 4
-    assert gallery.notices == [
-        "The first 4 of 6 samples are in this file; all are in the JSON report."
-    ]
+    assert gallery.notices[0].startswith("4 of 9 samples are in this file")
 
 
 def test_long_texts_are_cut_in_the_open() -> None:

@@ -26,6 +26,9 @@ MAX_CARDS = 20_000
 MAX_MEDIA_BYTES = 40 * 2**20
 """Of thumbnails in one file, as they stand in it: those of some 5,000 photographs."""
 
+MAX_CARDS_CHARACTERS = 20_000_000
+"""Of all samples' texts in one file."""
+
 MAX_TEXT = 4000
 """Characters shown of a question, a target or an answer."""
 
@@ -70,21 +73,23 @@ def create_gallery(
     *,
     max_media_bytes: int = MAX_MEDIA_BYTES,
     max_cards: int = MAX_CARDS,
+    max_characters: int = MAX_CARDS_CHARACTERS,
 ) -> Gallery:
     """Collect the samples that flipped or failed, with thumbnails as long as there is room.
 
-    Media are read one at a time, in turns between the tasks, so that a file too small for all of
-    them shows the first samples of each task.
+    Room is given in turns between the tasks, so that a file too small for all samples or for all
+    media has the first ones of each task. Media are read one at a time.
 
     Args:
         report: What was found.
         media: By digest, where files and bytes of media are; ``None`` where they are not at hand.
         max_media_bytes: Room for thumbnails.
         max_cards: Room for samples.
+        max_characters: Room for their texts.
     """
     found = list(_find_cards(report))
     found.sort(key=lambda card: ("worse", "failed", "better").index(card.kind))
-    shown = found[:max_cards]
+    shown = _select(found, max_cards, max_characters)
     album = _Album(media, max_media_bytes)
     for card in _in_turns(shown):
         album.add(card.media)
@@ -110,6 +115,17 @@ class _Found:
     @property
     def media(self) -> tuple[MediumReport, ...]:
         return self.sample.media
+
+    @property
+    def n_characters(self) -> int:
+        """Length of the texts, as far as they are shown."""
+        sample = self.sample
+        texts = [sample.question, sample.target]
+        if isinstance(sample, FailureReport):
+            texts.append(sample.message)
+        else:
+            texts += [sample.baseline.answer, sample.candidate.answer]
+        return sum(min(len(text), MAX_TEXT) for text in texts)
 
 
 class _Album:
@@ -175,6 +191,17 @@ def _in_turns(cards: Iterable[_Found]) -> Iterator[_Found]:
     yield from (card for _, card in sorted(turns, key=lambda each: each[0]))
 
 
+def _select(found: Sequence[_Found], max_cards: int, max_characters: int) -> list[_Found]:
+    """Take samples in turns while there is room; they stay in their order."""
+    taken: set[int] = set()
+    for card in _in_turns(found):
+        max_characters -= card.n_characters
+        if len(taken) == max_cards or max_characters < 0:
+            break
+        taken.add(id(card))
+    return [card for card in found if id(card) in taken]
+
+
 def _card(found: _Found, album: _Album) -> dict[str, Any]:
     sample = found.sample
     card = {
@@ -217,8 +244,8 @@ def _notices(
 ) -> Iterator[str]:
     if len(shown) < len(found):
         yield (
-            f"The first {len(shown):,} of {len(found):,} samples are in this file; all are in the "
-            "JSON report."
+            f"{len(shown):,} of {len(found):,} samples are in this file, the first of each task; "
+            "all are in the JSON report."
         )
     with_media = [card for card in shown if card.media]
     if not with_media:
