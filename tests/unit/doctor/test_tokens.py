@@ -13,7 +13,8 @@ from vlmserve.checkpoint.placeholders import find_placeholders
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown
-from vlmserve.doctor.tokens import check_id_stability, check_rows
+from vlmserve.doctor.token_rows import check_rows
+from vlmserve.doctor.tokens import check_id_stability
 from vlmserve.platform import cure_torch_extensions
 
 Check = Callable[[Examination], Iterator[Outcome]]
