@@ -157,8 +157,8 @@ class MediaConfig(StrictModel):
 
     max_image_pixels: int = Field(default=64_000_000, gt=0, le=178_956_970)
     """Width times height of one image. The default takes what phones (50 megapixels) and
-    full-frame cameras (61) make; decoding it takes up to 450 MB. Pillow refuses more than the
-    largest value."""
+    full-frame cameras (61) make; decoding it takes up to 450 MB, and eight media are decoded at
+    once. Pillow refuses more than the largest value."""
 
     max_image_side_px: int = Field(default=32_768, gt=0)
     """Width or height of one image."""
@@ -174,6 +174,11 @@ class MediaConfig(StrictModel):
 
     max_video_fps: float = Field(default=240.0, gt=0.0)
     """Frames per second that a video's file may state; the default takes phones' slow motion."""
+
+    max_video_stream_pixels: int = Field(default=40_000_000_000, gt=0)
+    """Frames times pixels of one video's file: what is decoded on the way to the sampled frames,
+    and so the time that it takes. The default takes ten minutes of full HD at 30 frames per
+    second, which two cores decode in about half a minute (MPEG-4, 1.4 gigapixels a second)."""
 
     max_request_pixels: int = Field(default=300_000_000, gt=0)
     """Pixels of one request that are decoded: of all images, and of all frames that are sampled

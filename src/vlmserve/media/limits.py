@@ -191,6 +191,12 @@ def check_video(data: bytes, config: "MediaConfig") -> VideoHeader:
             "media.max_video_pixels"
         )
     check_n_frames(header.n_frames, config)
+    if header.n_frames * n_pixels > config.max_video_stream_pixels:
+        raise MediaError(
+            f"its {header.n_frames} frames of {header.width_px} x {header.height_px} pixels are "
+            f"more than {config.max_video_stream_pixels} pixels to decode; the operator can raise "
+            "media.max_video_stream_pixels"
+        )
     if header.duration_s > config.max_video_duration_s:
         raise MediaError(
             f"it takes {header.duration_s:.0f} s, and {config.max_video_duration_s:g} are allowed; "

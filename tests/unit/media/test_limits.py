@@ -190,6 +190,7 @@ class TestVideos:
             ({"max_video_frames": 19}, r"20 frames.*media\.max_video_frames"),
             ({"max_video_duration_s": 1.9}, r"takes 2 s.*media\.max_video_duration_s"),
             ({"max_video_fps": 9}, r"10 frames per second.*media\.max_video_fps"),
+            ({"max_video_stream_pixels": 20 * 3072 - 1}, r"media\.max_video_stream_pixels"),
             ({"max_video_pixels": 3071}, r"64 x 48 pixels.*media\.max_video_pixels"),
         ],
     )
