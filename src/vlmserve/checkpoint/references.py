@@ -32,10 +32,16 @@ def resolve_base(ref: str, source: str, path: Path, path_map: Mapping[str, str])
         if source == "--base-model":
             raise
         shown = ref if moved == ref else f"{ref} (mapped to {moved})"
+        if _HUB_ID.fullmatch(moved) is None:
+            hint = (
+                "give it with --base-model DIR, or say where it moved with --path-map "
+                f"{Path(ref).parent}=NEW"
+            )
+        else:
+            hint = f"download it with: hf download {moved}, or give it with --base-model DIR"
         raise CheckpointError(
             f"{path / source.partition(':')[0]}: base model {shown} is not on this machine",
-            hint="give it with --base-model DIR, or say where it moved with --path-map "
-            f"{Path(ref).parent}=NEW",
+            hint=hint,
         ) from error
 
 

@@ -291,12 +291,36 @@ def _find_training_base(
         base_path = resolve_base(base_ref, source, path, path_map)
         # Resumed runs name their own directory.
         is_other = not base_path.samefile(path)
-        base = _load_model(base_path, load_training(base_path)) if is_other else None
+        base = _load_training_base(base_path, path, source) if is_other else None
     except CheckpointError:
         if base_model is not None:
             raise
         base = None
     return base, base_ref, source
+
+
+def _load_training_base(base_path: Path, path: Path, source: str) -> Checkpoint:
+    """The base of a full fine-tune, if it can be one.
+
+    Nothing compares with a model of another family, and all would look wrong.
+    """
+    if (base_path / CONFIG_NAME).is_file() and not (base_path / "config.json").is_file():
+        raise CheckpointError(
+            f"{source}: {base_path} is an adapter; a model to compare with is expected",
+            hint="give the model that it was trained on",
+        )
+    base = _load_model(base_path, load_training(base_path))
+    ours, theirs = find_family(_read_config(path)), base.family
+    if ours is None or theirs is None or not (ours.served and theirs.served):
+        return base
+    # InternVL's two formats are one model.
+    if ours.title.partition(" ")[0] != theirs.title.partition(" ")[0]:
+        raise CheckpointError(
+            f"{source}: {base_path} is a {theirs.title}, and {path} a {ours.title}, which was not "
+            "trained from it",
+            hint="give the model that it was trained from, or none",
+        )
+    return base
 
 
 def _read_config(path: Path) -> dict[str, Any]:

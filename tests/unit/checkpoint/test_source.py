@@ -1,6 +1,7 @@
 """What a reference is taken for, and what is said when it is nothing."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,34 @@ def test_stale_base_says_what_to_do(write: Any) -> None:
     assert "/data/models/base (mapped to /mnt/models/base)" in message
     assert "--base-model" in hint
     assert "--path-map /data/models=NEW" in hint
+
+
+def test_a_base_on_the_hub_is_to_be_downloaded(write: Any) -> None:
+    with pytest.raises(CheckpointError, match="is not on this machine") as caught:
+        load_checkpoint(write.adapter("Qwen/Qwen2-VL-2B-Instruct"))
+    hint = caught.value.hint or ""
+    assert "hf download Qwen/Qwen2-VL-2B-Instruct" in hint
+    assert "--base-model" in hint
+    assert "--path-map" not in hint
+
+
+def test_a_base_that_cannot_be_one(write: Any) -> None:
+    model = write.model()
+    with pytest.raises(CheckpointError, match=r"--base-model: .* is an adapter"):
+        load_checkpoint(model, base_model=write.adapter(model))
+
+
+def test_a_base_of_another_family(write: Any) -> None:
+    model, other = write.model(), write.model("other")
+    config = json.loads((other / "config.json").read_text())
+    config |= {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl"}
+    (other / "config.json").write_text(json.dumps(config))
+    said = f"--base-model: {other} is a Qwen2.5-VL, and {model} a Qwen2-VL"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        load_checkpoint(model, base_model=other)
+    # What a run's files name may have become another model since: then there is no base.
+    (model / "args.json").write_text(json.dumps({"model": str(other), "swift_version": "3.5"}))
+    assert load_checkpoint(model).base is None
 
 
 def test_adapter_without_any_base(write: Any) -> None:
