@@ -1,5 +1,6 @@
 """vLLM inside this process: the engine that evaluation uses, against transformers as reference."""
 
+import asyncio
 import contextlib
 import io
 from collections.abc import Generator, Iterator
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 
 from tests.engine import media
+from tests.engine.media_host import MediaHost
 from vlmserve.chat import Completion, ImagePart, Message, Part, SamplingParams, TextPart, VideoPart
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
-from vlmserve.config.serve import ServeConfig
+from vlmserve.config.serve import MediaConfig, ServeConfig
+from vlmserve.engine import media_connector
 from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.engine.offline import OfflineEngine, open_offline_engine
 from vlmserve.errors import CheckpointError, EngineError
@@ -171,6 +174,33 @@ def test_each_request_gets_one_result_and_failures_do_not_spread(engine: Offline
     assert isinstance(cut, Completion)
     assert cut.finish_reason == "length"
     assert cut.usage.completion_tokens == 1
+
+
+def test_guard_of_media_by_url(engine: OfflineEngine, media_host: MediaHost) -> None:
+    """What vLLM's synchronous way to load media does, which it takes outside a server."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+    connector = MEDIA_CONNECTOR_REGISTRY.load("vlmserve")
+    url = f"{media_host.url}/redirect//red.png"
+    with pytest.raises(VLLMValidationError, match=r"media\.allowed_hosts"):
+        connector.fetch_image(url)
+
+    rules = (f"*:{media_host.port}",)
+    media_connector.configure(
+        MediaConfig.model_validate({"allowed_hosts": rules, "allowed_networks": ["127.0.0.1"]})
+    )
+    try:
+        assert connector.fetch_image(url).size == (84, 84)
+
+        async def within_a_loop() -> None:
+            assert connector.fetch_image(url).size == (84, 84)
+
+        asyncio.run(within_a_loop())
+        with pytest.raises(VLLMValidationError, match="not a public address"):
+            connector.fetch_image(url.replace("127.0.0.1", "127.0.0.2"))
+    finally:
+        media_connector.configure(MediaConfig())
 
 
 def test_left_over_requests_are_aborted(engine: OfflineEngine) -> None:
