@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME, AdapterInfo, AdapterMatch, match_adapter
-from vlmserve.checkpoint.families import FAMILIES
+from vlmserve.checkpoint.families import FAMILIES, find_family
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.files import read_json_if_present
 from vlmserve.checkpoint.lora import adapted_tensors
@@ -43,6 +44,7 @@ def _adapter_outcomes(exam: Examination, adapter: AdapterInfo) -> Iterator[Outco
     if match is None:
         return  # lora.match says that it is not checkable
     evidence = [
+        *_recorded_evidence(checkpoint, adapter),
         *_family_evidence(checkpoint),
         *_size_evidence(match),
         *_vocabulary_evidence(checkpoint),
@@ -67,11 +69,26 @@ def _adapter_outcomes(exam: Examination, adapter: AdapterInfo) -> Iterator[Outco
         )
 
 
+def _recorded_evidence(checkpoint: Checkpoint, adapter: AdapterInfo) -> list[Evidence]:
+    """The base that the adapter names is at hand, and of another family than the one it is given.
+
+    Qwen2-VL and Qwen2.5-VL of 7B have language models of the same names and sizes.
+    """
+    family = checkpoint.model.family
+    recorded = Path(adapter.base_ref or "")
+    if family is None or adapter.base_ref is None or not recorded.is_dir():
+        return []
+    told = find_family(read_json_if_present(recorded / "config.json"))
+    if told is None or told.title == family.title or not (told.served and family.served):
+        return []
+    value = f"{recorded} is a {told.title}, but the base is a {family.title}"
+    return [Evidence(file=CONFIG_NAME, key="base_model_name_or_path", value=value)]
+
+
 def _family_evidence(checkpoint: Checkpoint) -> list[Evidence]:
     """ms-swift names another generation of Qwen-VL than the base's.
 
-    Qwen2-VL and Qwen2.5-VL of 7B have language models of the same names and sizes. Of other
-    families ms-swift has names of its own (swift/model/constant.py ``MLLMModelType``).
+    Of other families it has names of its own (swift/model/constant.py ``MLLMModelType``).
     """
     family, training = checkpoint.family, checkpoint.training
     names = {known.name for known in FAMILIES if isinstance(known, QwenVL)}
@@ -226,7 +243,8 @@ CHECKS = (
         run=check_identity,
         cause="The recorded path of the base is stale, or another size or version of the model "
         "stands there now.",
-        evidence="The generation of Qwen-VL that ms-swift's `args.json` names, sizes of most "
+        evidence="The family of the base that the adapter names, where that is at hand; the "
+        "generation of Qwen-VL that ms-swift's `args.json` names, sizes of most "
         "adapted modules, and token ids beyond the base's embedding; with both models at hand, "
         "whether what was not trained is the base's: the adapter's copies of embeddings, or all "
         "that a merged adapter leaves alone.",

@@ -80,6 +80,8 @@ _CAUSES: dict[str, tuple[str, ...]] = {
     "lora.merge-proof": ("ckpt.finite", "base.identity"),
     "diff.components": ("ckpt.finite", "base.identity", "lora.merge-proof"),
     "template.sep-atomic": ("tok.id-stability",),
+    "tok.id-stability": ("base.identity",),
+    "template.render-diff": ("base.identity",),
     "train.no-signal": ("lora.merge-proof",),
 }
 

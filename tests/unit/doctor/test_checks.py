@@ -296,6 +296,18 @@ def test_an_image_processor_of_a_class_that_is_gone(tuned: Path, name: str) -> N
     assert serious(check(tuned)) == []
 
 
+def test_an_adapter_on_a_base_of_another_family(write: Any, base: Path) -> None:
+    other = write.model("other")
+    config = json.loads((other / "config.json").read_text())
+    config |= {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl"}
+    (other / "config.json").write_text(json.dumps(config))
+    adapter = write.adapter(base)
+    assert serious(check(adapter)) == []
+    report = check(adapter, other)
+    assert ("base.identity", "block") in serious(report)
+    assert "is a Qwen2-VL, but the base is a Qwen2.5-VL" in words(the(report, "base.identity"))
+
+
 def test_copy_of_the_base(write: Any, base: Path) -> None:
     report = check(write.model("copy"), base)
     assert serious(report) == [("train.no-signal", "warn")]
