@@ -245,3 +245,30 @@ def test_no_gated_task_is_said() -> None:
     free = task("color", gated=False, margin=None, verdict="not gated", reason="not gated")
 
     assert "No task is gated." in render_html(report(free, verdict="pass"))
+
+
+@pytest.mark.parametrize(("n_frames", "n_shown"), [(1, 1), (3, 3), (9, 4)])
+def test_frames_of_videos_are_spread_and_none_is_shown_twice(n_frames: int, n_shown: int) -> None:
+    pytest.importorskip("cv2")
+    from vlmserve.demo.video import FPS, encode_mp4
+
+    frames = np.zeros((n_frames, 32, 48, 3), np.uint8)
+    preview = create_preview(medium(encode_mp4(frames)))
+    times = [float(thumbnail.label.removesuffix(" s")) for thumbnail in preview.thumbnails]
+
+    assert preview.missing == ""
+    assert len(times) == n_shown == len(set(times))
+    assert times == sorted(times)
+    assert 0 <= times[-1] < n_frames / FPS
+
+
+def test_a_video_without_opencv_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    import sys
+
+    from vlmserve.demo.video import encode_mp4
+
+    video = medium(encode_mp4(np.zeros((2, 32, 32, 3), np.uint8)))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+
+    assert create_preview(video).missing == "frames of videos need OpenCV, which is not installed"

@@ -5,6 +5,7 @@
   const BATCH = 30;
   const MOST_PRINTED = 300;
   const TINY_PX = 96;
+  const LONG = 120;
   const THEMES = ["system", "light", "dark"];
   const byId = (id) => document.getElementById(id);
 
@@ -127,11 +128,11 @@
   };
 
   const row = (table, name, text, score, classes) => {
-    table.append(element("dt", "", name));
+    table.append(element("dt", "", score === undefined ? name : `${name}, score ${score}`));
     const value = element("dd", classes), shown = element("bdi");
+    if (text.length > LONG) value.classList.add("long");
     showText(shown, text);
     value.append(shown);
-    if (score !== undefined) value.append(element("span", "score", `score ${score}`));
     table.append(value);
   };
 
