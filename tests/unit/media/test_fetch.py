@@ -1,12 +1,15 @@
 """The guarded fetch against real HTTP servers on this machine."""
 
 import asyncio
+import datetime
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -430,6 +433,55 @@ def test_no_more_fetches_at_once_than_allowed() -> None:
         assert asyncio.run(fetch_many(host.port)) == [PNG] * 8
 
     assert most == 2
+
+
+def test_tls_names_the_host_and_checks_its_certificate(tmp_path: Path) -> None:
+    """The connection goes to an address, but TLS is about the name in the URL."""
+    certificate = tmp_path / "host.pem"
+    _write_certificate(certificate, "pictures.example")
+    named: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.sni_callback = lambda _socket, name, _context: named.append(name)
+    resolver = Names(["127.0.0.1"])
+
+    with serving(say()) as host:
+        host.server.socket = context.wrap_socket(host.server.socket, server_side=True)
+        url = f"https://pictures.example:{host.port}/"
+
+        # Nobody has signed it.
+        assert "no connection" in refused(url, config(host.port), resolver=lambda: resolver)
+        assert named == ["pictures.example"]
+        assert host.requests == []
+
+
+def _write_certificate(path: Path, name: str) -> None:
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
 
 
 def test_ipv6_host() -> None:
