@@ -67,6 +67,8 @@ def prepare_vllm(environ: MutableMapping[str, str] | None = None) -> None:
         environ["VLLM_PLUGINS"] = ",".join(filter(None, [allowed, PLUGIN_NAME]))
     # What PYTHONWARNINGS says to the child processes, for this one.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(vllm|torch|transformers)\b")
+    # Pillow warns of large images; those over the operator's limit are refused.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     cure_torch_extensions()
 
 
