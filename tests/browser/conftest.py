@@ -1,4 +1,4 @@
-"""One Chromium for all tests of pages, and a page that tells of everything that goes wrong."""
+"""One Chromium for the tests of a page, and a page that tells of everything that goes wrong."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -48,7 +48,9 @@ class Opened:
         return label
 
 
-@pytest.fixture(scope="session")
+# Not for the session: as long as Playwright is open, an event loop counts as running in this thread,
+# and tests that start one of their own fail.
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
 
