@@ -48,8 +48,8 @@ class Opened:
         return label
 
 
-# Not for the session: as long as Playwright is open, an event loop counts as running in this thread,
-# and tests that start one of their own fail.
+# Not for the session: as long as Playwright is open, an event loop counts as running in this
+# thread, and tests that start one of their own fail.
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
