@@ -186,9 +186,11 @@ def _saving_note(tasks: Sequence[TaskReport]) -> Iterator[str]:
     if early:
         used = sum(task.n_samples for task in early)
         available = sum(task.n_available for task in early)
+        tasks_were = "1 task was" if len(early) == 1 else f"{len(early)} tasks were"
         yield (
-            f"{len(early)} tasks were decided before their end, by {used} of {available} samples: "
-            f"{1 - used / available:.0%} were saved"
+            f"{tasks_were} decided before the end, by {used} of {available} samples: "
+            f"{1 - used / available:.0%} were saved; kinds of samples that got worse there are "
+            "only hints, since asking stops where things look decided"
         )
 
 

@@ -41,7 +41,7 @@ def test_equal_answers_pass_early(session: Session, lab: Lab) -> None:
     assert report.suite.sequential
     # The baseline answered before the candidate was loaded: all of it, and once and for all.
     assert report.n_requests_sent < 300 + 100
-    assert any("1 tasks were decided before their end" in note for note in report.notes)
+    assert any("1 task was decided before the end" in note for note in report.notes)
 
 
 def test_a_large_drop_is_a_regression_early(session: Session, lab: Lab) -> None:
