@@ -171,7 +171,7 @@ def _full_finding(exam: Examination, changes: list[ComponentChange]) -> Finding:
             id="diff.components",
             title=f"trained: {', '.join(trained)}",
             evidence=table,
-            consequence="None by itself: this is what the training moved, relative to the base.",
+            consequence="Nothing is wrong: this is how far the training moved each part.",
             remedy="nothing to do; compare it with what you meant to train",
             source="norm of the difference over norm of the base's weights",
             severity="info",
@@ -257,8 +257,8 @@ def _adapter_outcomes(exam: Examination, family: Family | None) -> Iterator[Outc
         id="diff.components",
         title=f"adapted: {', '.join(squares)}",
         evidence=table,
-        consequence="None by itself: this is how large what the adapter adds is beside the "
-        "weights that it is added to.",
+        consequence="Nothing is wrong: this is how much the adapter adds, relative to the weights "
+        "that it is added to.",
         remedy="nothing to do; compare it with what you meant to train",
         source=f"norm of the scaled product over norm of the base's weights; {CONFIG_NAME}",
         severity="info",
