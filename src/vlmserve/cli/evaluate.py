@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,8 @@ from vlmserve.cli.options import (
     require_eval_extra,
     require_sound,
 )
+from vlmserve.cli.report_output import add_report_arguments, create_report_console, report_files
+from vlmserve.cli.runs import add_store_argument
 from vlmserve.cli.stages import Stages
 from vlmserve.errors import ConfigError, VlmserveError
 
@@ -30,12 +31,9 @@ if TYPE_CHECKING:
     from vlmserve.config.suite import SuiteConfig
     from vlmserve.evals.answering import Side
     from vlmserve.evals.eval_task import EvalTask
-    from vlmserve.evals.report.files import ReportFormat
     from vlmserve.evals.report.json_report import EvalReport
 
 # Of the extra "eval", by their names of import.
-_LOG_COLUMNS = 140
-
 _NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1#MODEL"
 
 
@@ -52,26 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what came before: a checkpoint, or an OpenAI endpoint such as "
         "http://host:8000/v1#model, as --ckpt may be, too (default: what --ckpt was trained from)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the report for a pull request"
-    )
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as one page with the samples"
-    )
+    add_report_arguments(parser, with_media=True)
     parser.add_argument(
         "--on-inconclusive",
         choices=("fail", "warn"),
         default="fail",
         help="exit with 3 (fail, the default) or 0 (warn) when the samples do not decide",
     )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        metavar="FILE",
-        help="where answers are kept (default: vlmserve/evals.sqlite in the user's data directory)",
-    )
+    add_store_argument(parser)
     parser.add_argument(
         "--limit", type=int, metavar="N", help="ask only the first N samples of each task"
     )
@@ -122,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     for flag, number in (("--limit", args.limit), ("--concurrency", args.concurrency)):
         if number is not None and number < 1:
             raise ConfigError(f"{flag} {number}: must be at least 1")
-    files = _report_files(args)
+    files = report_files(args)
     for name, path in files.items():
         _check_writable(name, path)
     run_id = args.run_id or uuid.uuid4().hex[:12]
@@ -140,8 +126,7 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.report.terminal import print_report
     from vlmserve.evals.report.thumbnails import collect_media
 
-    # A log or a pipe has no width of its own.
-    console = create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
+    console = create_report_console()
     inconclusive_fails = args.on_inconclusive == "fail"
     # Before anything is printed: the reader of that may leave.
     write_reports(report, files, inconclusive_fails=inconclusive_fails, media=collect_media(tasks))
@@ -152,16 +137,6 @@ def run(args: argparse.Namespace) -> int:
     if report.verdict == "inconclusive" and not inconclusive_fails:
         return 0
     return EXIT_STATUS[report.verdict]
-
-
-def _report_files(args: argparse.Namespace) -> "dict[ReportFormat, Path]":
-    files: dict[ReportFormat, Path | None] = {
-        "json": args.json,
-        "markdown": args.markdown,
-        "junit": args.junit,
-        "html": args.html,
-    }
-    return {name: path for name, path in files.items() if path is not None}
 
 
 def _check_writable(name: str, path: Path) -> None:

@@ -1,33 +1,22 @@
 """``vlmserve report``: the report of a run that is kept, shown or written again."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmserve.cli.console import create_console
+from vlmserve.cli.report_output import add_report_arguments, create_report_console, report_files
 from vlmserve.cli.runs import add_store_argument, open_store
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vlmserve.evals.report.files import ReportFormat
     from vlmserve.evals.report.json_report import EvalReport
-
-_LOG_COLUMNS = 140
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("run_id", metavar="RUN", help="its name, as vlmserve runs lists it")
     add_store_argument(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the report for a pull request"
-    )
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the report as one page, without the images"
-    )
+    add_report_arguments(parser, with_media=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,14 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.report.terminal import print_report
 
     report = _load(args.run_id, args.store)
-    asked: dict[ReportFormat, Path | None] = {
-        "json": args.json,
-        "markdown": args.markdown,
-        "junit": args.junit,
-        "html": args.html,
-    }
-    write_reports(report, {name: path for name, path in asked.items() if path is not None})
-    print_report(report, create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS))
+    write_reports(report, report_files(args))
+    print_report(report, create_report_console())
     return EXIT_STATUS[report.verdict]
 
 

@@ -9,7 +9,15 @@ from vlmserve.checkpoint.tensors import Shape
 from vlmserve.checkpoint.text_config import find_text_section, is_tied
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
-from vlmserve.doctor.finding import Evidence, Finding, Outcome, Severity, shown_path
+from vlmserve.doctor.finding import (
+    Evidence,
+    Finding,
+    Outcome,
+    Severity,
+    at_model,
+    config_evidence,
+    shown_path,
+)
 
 # Settings of the language model that transformers up to 4.51 wrote at the top level and later
 # versions write in text_config. Both are found in one file when one version saved what another
@@ -60,8 +68,10 @@ def _tied(checkpoint: Checkpoint) -> Iterator[Outcome]:
         id="cfg.two-truths",
         title="lm_head would be left empty: the two tie_word_embeddings contradict each other",
         evidence=[
-            _evidence(checkpoint, "tie_word_embeddings", f"{_json(top)}; this one is read"),
-            _evidence(checkpoint, where, f"{_json(nested)}; not read for {checkpoint.model_type}"),
+            config_evidence(checkpoint, "tie_word_embeddings", f"{_json(top)}; this one is read"),
+            config_evidence(
+                checkpoint, where, f"{_json(nested)}; not read for {checkpoint.model_type}"
+            ),
             Evidence(
                 file=_first_shard(checkpoint),
                 key="lm_head.weight",
@@ -70,7 +80,7 @@ def _tied(checkpoint: Checkpoint) -> Iterator[Outcome]:
         ],
         consequence="The output layer is built apart from the embedding and no file fills it: vLLM "
         "0.32 refuses to start, and stacks that do not check answer with noise.",
-        remedy=_at_model(
+        remedy=at_model(
             checkpoint, 'set "tie_word_embeddings": true at the top level of config.json'
         ),
         source="vllm 0.32 config/vllm.py with_hf_config; transformers 5.19 "
@@ -93,15 +103,15 @@ def _moved_keys(checkpoint: Checkpoint) -> Iterator[Outcome]:
             id="cfg.two-truths",
             title=f"{key} stands twice: {read!r} is read and {top!r} is not",
             evidence=[
-                _evidence(checkpoint, key, f"{top!r}; not read where text_config is there"),
-                _evidence(checkpoint, f"{section.where}{key}", f"{read!r}; this one is read"),
+                config_evidence(checkpoint, key, f"{top!r}; not read where text_config is there"),
+                config_evidence(checkpoint, f"{section.where}{key}", f"{read!r}; this one is read"),
                 *proof,
             ],
             consequence="vLLM builds a model of other sizes than the weights have, and fails to "
             "load them or computes something else."
             if severity == "block"
             else f"If the model was trained with {top!r}, it is served as another.",
-            remedy=_at_model(
+            remedy=at_model(
                 checkpoint,
                 f"set {section.where}{key} to {top!r} in config.json"
                 if severity == "block"
@@ -175,8 +185,8 @@ def _dtype(checkpoint: Checkpoint) -> Iterator[Outcome]:
         id="cfg.two-truths",
         title=f"float16 is read, and the weights are {nested}",
         evidence=[
-            _evidence(checkpoint, "dtype", "float16; this one is read"),
-            _evidence(checkpoint, f"{section.where}dtype", nested),
+            config_evidence(checkpoint, "dtype", "float16; this one is read"),
+            config_evidence(checkpoint, f"{section.where}dtype", nested),
             Evidence(file=_first_shard(checkpoint), key="", value=f"most tensors are {nested}"),
         ],
         consequence="Values beyond 65504 overflow, and answers turn to noise on some images.",
@@ -191,15 +201,6 @@ def _stated_dtype(values: Mapping[str, Any]) -> str | None:
     # transformers 5.19 configuration_utils.py: of the two spellings, dtype wins.
     value = values.get("dtype") or values.get("torch_dtype")
     return str(value).removeprefix("torch.") if value else None
-
-
-def _at_model(checkpoint: Checkpoint, remedy: str) -> str:
-    return remedy if checkpoint.adapter is None else f"in the base model: {remedy}"
-
-
-def _evidence(checkpoint: Checkpoint, key: str, value: str) -> Evidence:
-    file = shown_path(checkpoint.model.path / "config.json", checkpoint)
-    return Evidence(file=file, key=key, value=value)
 
 
 def _first_shard(checkpoint: Checkpoint) -> str:

@@ -126,6 +126,17 @@ def shown_path(path: Path, checkpoint: Checkpoint) -> str:
     return str(path.relative_to(checkpoint.path) if path.is_relative_to(checkpoint.path) else path)
 
 
+def config_evidence(checkpoint: Checkpoint, key: str, value: str) -> Evidence:
+    """What ``config.json`` of the model that is loaded says at a dotted key."""
+    file = shown_path(checkpoint.model.path / "config.json", checkpoint)
+    return Evidence(file=file, key=key, value=value)
+
+
+def at_model(checkpoint: Checkpoint, remedy: str) -> str:
+    """A remedy with the place of the edit: an adapter's is in its base model."""
+    return remedy if checkpoint.adapter is None else f"in the base model: {remedy}"
+
+
 def enumerate_names(names: Iterable[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     listed = list(names)

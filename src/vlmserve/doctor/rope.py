@@ -14,7 +14,13 @@ from vlmserve.checkpoint.text_config import (
 )
 from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
-from vlmserve.doctor.finding import Evidence, Finding, Outcome, shown_path
+from vlmserve.doctor.finding import (
+    Evidence,
+    Finding,
+    Outcome,
+    at_model,
+    config_evidence,
+)
 
 # Models whose language part has only ever had positions of three axes; section of the published
 # models, which transformers 5.19 falls back on and vLLM does not.
@@ -73,11 +79,11 @@ def _unusable(
             id="cfg.rope",
             title=f"rope_type {new} and type {old} contradict each other",
             evidence=[
-                _evidence(checkpoint, f"{rope.key}.rope_type", new),
-                _evidence(checkpoint, f"{rope.key}.type", old),
+                config_evidence(checkpoint, f"{rope.key}.rope_type", new),
+                config_evidence(checkpoint, f"{rope.key}.type", old),
             ],
             consequence="vLLM refuses to start.",
-            remedy=_at_model(checkpoint, f"remove the wrong one from {rope.key} in config.json"),
+            remedy=at_model(checkpoint, f"remove the wrong one from {rope.key} in config.json"),
             source="vllm 0.32 transformers_utils/config.py patch_legacy_rope_type",
         )
     elif needs_section and rope.section is None:
@@ -92,7 +98,7 @@ def _unusable(
             evidence=evidence,
             consequence="vLLM counts positions in one dimension, so the model no longer knows "
             "where in an image something is; it starts and answers fluently.",
-            remedy=_at_model(
+            remedy=at_model(
                 checkpoint, f'set "mrope_section": {usual} in {rope.key} of config.json'
             ),
             source="vllm 0.32 transformers_utils/config.py uses_mrope; ms-swift#2340",
@@ -107,7 +113,7 @@ def _unusable(
             ],
             consequence="vLLM applies mrope_section with the types default and yarn alone: it "
             "fails at the start, or images get the positions of text.",
-            remedy=_at_model(
+            remedy=at_model(
                 checkpoint,
                 f'set "rope_type": "default" in {rope.key} of config.json, or the base\'s value',
             ),
@@ -129,10 +135,10 @@ def _section_misfit(
             title=f"mrope_section adds up to {total}, and half a head's width is {half}",
             evidence=[
                 _seen(checkpoint, rope, "mrope_section"),
-                _evidence(checkpoint, f"{section.where}hidden_size", f"a head has {width}"),
+                config_evidence(checkpoint, f"{section.where}hidden_size", f"a head has {width}"),
             ],
             consequence="vLLM refuses to start.",
-            remedy=_at_model(checkpoint, f"copy {rope.key} from the base model's config.json"),
+            remedy=at_model(checkpoint, f"copy {rope.key} from the base model's config.json"),
             source="vllm 0.32 model_executor/layers/rotary_embedding/mrope.py",
         )
     elif checkpoint.model_type in _INTERLEAVED and not rope.interleaved:
@@ -142,7 +148,7 @@ def _section_misfit(
             evidence=[_seen(checkpoint, rope, "mrope_interleaved")],
             consequence="transformers always interleaves time, height and width for this model; "
             "vLLM does so only if told, and otherwise computes positions that the model never saw.",
-            remedy=_at_model(
+            remedy=at_model(
                 checkpoint, f'set "mrope_interleaved": true in {rope.key} of config.json'
             ),
             source=_VLLM_ROPE,
@@ -161,7 +167,7 @@ def _lost_theta(
         stray = _top_level_theta(checkpoint)
         if stray is not None:
             key, value = stray
-            evidence.append(_evidence(checkpoint, key, f"{value:g}; not read here"))
+            evidence.append(config_evidence(checkpoint, key, f"{value:g}; not read here"))
             stated = value if stated is None else stated
     if stated is None or stated == rope.theta:
         return
@@ -173,9 +179,7 @@ def _lost_theta(
         evidence=evidence,
         consequence="Every position is rotated by other angles than in training: answers fall "
         "apart, the sooner the longer the prompt.",
-        remedy=_at_model(
-            checkpoint, f'set "rope_theta": {stated:.1f} in {rope.key} of config.json'
-        ),
+        remedy=at_model(checkpoint, f'set "rope_theta": {stated:.1f} in {rope.key} of config.json'),
         source=_TRANSFORMERS,
     )
 
@@ -204,7 +208,7 @@ def _two_spellings(
             ],
             consequence="If the training stack read the other one, the model is served with "
             "positions that it was not trained with.",
-            remedy=_at_model(
+            remedy=at_model(
                 checkpoint, f"remove the wrong one of {rope.key} and {other.key} from config.json"
             ),
             source=_TRANSFORMERS,
@@ -223,7 +227,7 @@ def _other_than_base(checkpoint: Checkpoint, rope: RopeInfo, base: RopeInfo) -> 
         evidence=[_seen(checkpoint, rope, differs), _of_base(checkpoint, base, differs)],
         consequence="Unless it was trained with this value, every position is rotated by other "
         "angles than in training.",
-        remedy=_at_model(
+        remedy=at_model(
             checkpoint,
             f"set {rope.key} as in the base model's config.json, unless the training changed it",
         ),
@@ -272,11 +276,11 @@ def _unread_section(checkpoint: Checkpoint, section: TextSection) -> list[Eviden
             inner = values.get(key)
             if isinstance(inner, dict) and inner.get("mrope_section"):
                 places[f"{where}{key}.mrope_section"] = inner["mrope_section"]
-    return [_evidence(checkpoint, key, f"{value}; not read") for key, value in places.items()]
+    return [config_evidence(checkpoint, key, f"{value}; not read") for key, value in places.items()]
 
 
 def _seen(checkpoint: Checkpoint, rope: RopeInfo, name: str, note: str = "") -> Evidence:
-    return _evidence(checkpoint, _key(rope, name), f"{_value(rope, name)}{note}")
+    return config_evidence(checkpoint, _key(rope, name), f"{_value(rope, name)}{note}")
 
 
 def _of_base(checkpoint: Checkpoint, base: RopeInfo, name: str) -> Evidence:
@@ -297,15 +301,6 @@ def _value(rope: RopeInfo, name: str) -> str:
     if name == "mrope_interleaved":
         return str(rope.interleaved).lower()
     return rope.type
-
-
-def _evidence(checkpoint: Checkpoint, key: str, value: str) -> Evidence:
-    file = shown_path(checkpoint.model.path / "config.json", checkpoint)
-    return Evidence(file=file, key=key, value=value)
-
-
-def _at_model(checkpoint: Checkpoint, remedy: str) -> str:
-    return remedy if checkpoint.adapter is None else f"in the base model: {remedy}"
 
 
 CHECKS = (

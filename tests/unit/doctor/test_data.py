@@ -17,7 +17,6 @@ from vlmserve.doctor.data_image_modes import check_image_modes
 from vlmserve.doctor.data_media import check_media
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Finding, Outcome, Unknown
-from vlmserve.media.videos import is_video_reader_installed
 
 ORIENTATION = 0x0112
 
@@ -175,8 +174,6 @@ class TestMedia:
         assert "1 of 2" in only(media(checkpoint, write(tmp_path, row))).title
 
     def test_videos(self, checkpoint: Checkpoint, tmp_path: Path) -> None:
-        if not is_video_reader_installed():
-            pytest.skip("OpenCV comes with vLLM")
         (tmp_path / "page.mp4").write_text("<html>")
         rows = [
             {"query": "<video>what?", "response": "r", "videos": [name]}
