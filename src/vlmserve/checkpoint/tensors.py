@@ -130,8 +130,20 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def is_zero(tensor: TensorInfo) -> bool:
-    """Whether every value is (positive) zero; true for a tensor without values."""
-    return all(not chunk.strip(b"\0") for chunk in tensor.chunks())
+    """Whether every value is zero, of either sign; true for a tensor without values."""
+    return all(_is_zero_chunk(chunk, tensor.dtype) for chunk in tensor.chunks())
+
+
+def _is_zero_chunk(chunk: bytes, dtype: str) -> bool:
+    if not chunk.strip(b"\0"):
+        return True
+    if dtype not in _EXPONENTS:
+        return False
+    # Optimisers leave -0.0 behind: a sign, which is the highest bit of a value's last byte, alone.
+    width = _EXPONENTS[dtype][0]
+    return not chunk[width - 1 :: width].strip(b"\0\x80") and all(
+        not chunk[place::width].strip(b"\0") for place in range(width - 1)
+    )
 
 
 def count_nonfinite(tensor: TensorInfo) -> int | None:

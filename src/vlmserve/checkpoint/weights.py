@@ -26,6 +26,11 @@ _NOT_MODEL_PICKLES = (
     "rng_state",
     "non_lora_trainables",
     "mm_projector",
+    "scaler",
+    # DeepSpeed's shards
+    "mp_rank",
+    "zero_pp_rank",
+    "bf16_zero",
 )
 
 Headers = Mapping[Path, Mapping[str, TensorInfo] | CheckpointError]
@@ -41,7 +46,8 @@ class WeightFiles:
     """Safetensors files that belong to the model; one that the index names may be missing."""
 
     pickles: tuple[Path, ...]
-    """``pytorch_model*.bin`` and the like, by name or by their index; never unpickled here."""
+    """``pytorch_model*.bin`` and the like, or else ``*.pt``, by name or by their index; never
+    unpickled here."""
 
     weight_map: Mapping[str, str] = field(default_factory=dict)
     """File name by tensor name, from the index; empty without one."""
@@ -64,11 +70,8 @@ def find_weights(directory: Path) -> WeightFiles:
     Raises:
         CheckpointError: An index is not JSON or has no ``weight_map``.
     """
-    pickles = tuple(
-        path
-        for path in sorted(directory.glob("*.bin"))
-        if not path.name.startswith(_NOT_MODEL_PICKLES)
-    )
+    # Of the kinds of pickles, too, the first that is there is all that vLLM reads.
+    pickles = _find_pickles(directory, "*.bin") or _find_pickles(directory, "*.pt")
     if (directory / INDEX_NAME).is_file():
         weight_map = _read_index(directory / INDEX_NAME)
         return WeightFiles(directory, _named(directory, weight_map), pickles, weight_map)
@@ -82,6 +85,14 @@ def find_weights(directory: Path) -> WeightFiles:
         pickles = _named(directory, weight_map)
         return WeightFiles(directory, (), pickles, weight_map, PICKLE_INDEX_NAME)
     return WeightFiles(directory, shards, pickles)
+
+
+def _find_pickles(directory: Path, pattern: str) -> tuple[Path, ...]:
+    return tuple(
+        path
+        for path in sorted(directory.glob(pattern))
+        if not path.name.startswith(_NOT_MODEL_PICKLES)
+    )
 
 
 def read_headers(weights: WeightFiles) -> Headers:
@@ -110,7 +121,7 @@ def merge_headers(weights: WeightFiles, headers: Headers) -> dict[str, TensorInf
     """
     if not headers:
         raise CheckpointError(
-            f"{weights.directory}: no weights: neither *.safetensors nor *.bin files"
+            f"{weights.directory}: no weights: neither *.safetensors, *.bin nor *.pt files"
         )
     tensors: dict[str, TensorInfo] = {}
     for header in headers.values():

@@ -168,7 +168,7 @@ def _weight_faults(checkpoint: Checkpoint) -> list[Evidence]:
             Evidence(
                 file=shown_path(directory / "model.safetensors", checkpoint),
                 key="",
-                value="no weights: neither *.safetensors nor *.bin",
+                value="no weights: neither *.safetensors, *.bin nor *.pt",
             )
         ]
     faults = []

@@ -42,7 +42,7 @@ def check_tensors(exam: Examination) -> Iterator[Outcome]:
 
 
 def _inventory_evidence(checkpoint: Checkpoint, inventory: TensorInventory) -> Iterator[Evidence]:
-    pattern = "*.safetensors" if checkpoint.weights.shards else "*.bin"
+    pattern = f"*{checkpoint.weights.files[0].suffix}"
     where = shown_path(checkpoint.model.path / pattern, checkpoint)
     for component in _COMPONENTS:
         groups = (

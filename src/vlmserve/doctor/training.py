@@ -17,6 +17,9 @@ _DOUBTFUL_SHARE = 0.5
 
 _HEAD_BYTES = 1 << 14
 
+# transformers rounds losses to four decimals: one that falls below half of the last is logged as 0.
+_NEARLY_LEARNED_NATS = 0.01
+
 
 _SAME = "this checkpoint answers exactly as its base model does"
 _SHRUNK = "training only shrank the weights, as weight decay does without a gradient"
@@ -133,12 +136,26 @@ def _dead_steps(checkpoint: Checkpoint) -> tuple[list[Mapping[str, Any]], int]:
     """Log entries without a gradient, and how many entries log a loss at all."""
     history = () if checkpoint.training is None else checkpoint.training.log_history
     logged = [entry for entry in history if "loss" in entry]
-    return [entry for entry in logged if _is_dead(entry)], len(logged)
+    dead = []
+    before = math.inf  # the last loss that was not 0
+    for entry in logged:
+        loss = _number(entry.get("loss"))
+        if _is_dead(loss, entry, before):
+            dead.append(entry)
+        if loss != 0.0:
+            before = loss
+    return dead, len(logged)
 
 
-def _is_dead(entry: Mapping[str, Any]) -> bool:
-    loss, norm = _number(entry.get("loss")), _number(entry.get("grad_norm", 0.0))
-    # A loss that was learned down to 0.0000 still has a gradient.
+def _is_dead(loss: float, entry: Mapping[str, Any], before: float) -> bool:
+    """Tell whether a logged step had nothing to learn from.
+
+    A loss that was learned down to 0.0000 still has a gradient. Where the gradient is not logged,
+    it was learned if it had come near 0 by then; a loss of masked labels leaps to it.
+    """
+    if "grad_norm" not in entry:
+        return math.isnan(loss) or (loss == 0.0 and not before < _NEARLY_LEARNED_NATS)
+    norm = _number(entry["grad_norm"])
     return math.isnan(loss) or math.isnan(norm) or (loss == 0.0 and norm == 0.0)
 
 

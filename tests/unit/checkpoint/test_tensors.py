@@ -75,6 +75,19 @@ def test_zero_is_told_from_almost_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_negative_zero_is_zero(tmp_path: Path, dtype: Any) -> None:
+    zeros = np.array([0.0, -0.0, -0.0], dtype)
+    # The sign's bit anywhere else is a value.
+    tiny = zeros.view(np.uint8).copy()
+    tiny[0] = 0x80
+    numbers = {"zeros": zeros, "tiny": tiny.view(dtype), "bytes": tiny}
+    header = read_header(save(tmp_path / "a.safetensors", **numbers))
+    assert is_zero(header["zeros"])
+    assert not is_zero(header["tiny"])
+    assert not is_zero(header["bytes"])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_nonfinite_values_are_counted_as_numpy_counts_them(tmp_path: Path, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     # Every bit pattern is as likely, so exponents at both ends occur.
@@ -141,6 +154,14 @@ def test_without_an_index_all_model_files_count(tmp_path: Path) -> None:
     weights = find_weights(tmp_path)
     assert sorted(read_tensors(weights)) == ["model", "vit"]
     assert [path.name for path in weights.pickles] == ["pytorch_model.bin"]
+
+
+def test_pt_files_are_weights_only_where_there_is_nothing_else(tmp_path: Path) -> None:
+    for name in ("optimizer.pt", "scheduler.pt", "mp_rank_00_model_states.pt", "model.pt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_weights(tmp_path).files] == ["model.pt"]
+    (tmp_path / "pytorch_model.bin").touch()
+    assert [path.name for path in find_weights(tmp_path).files] == ["pytorch_model.bin"]
 
 
 @pytest.mark.parametrize("index", ['{"weight_map": {"a": "../a.safetensors"}}', "{}"])

@@ -333,6 +333,8 @@ def test_late_difference_is_signal(write: Any, base: Path) -> None:
         ([{"loss": 0.0, "grad_norm": 0.3}] * 4, None),  # learned by heart
         ([{"loss": 1.2, "grad_norm": 0.0}] * 4, None),
         ([{"eval_loss": 0.0}] * 4, None),
+        ([{"loss": 0.3}, {"loss": 0.0041}, {"loss": 0.0}, {"loss": 0.0}], None),
+        ([{"loss": 0.3}, {"loss": 0.0}, {"loss": 0.0}, {"loss": 0.0}], "warn"),
         ([{"loss": math.nan}] * 4, "warn"),
         ([{"loss": 0.0}] + [{"loss": 1.0, "grad_norm": 1.0}] * 4, "info"),
     ],
