@@ -1,0 +1,164 @@
+"""From records to a verdict: compare, judge, look at kinds of samples. Asks nothing.
+
+A run that has just ended and one that was kept long ago go through the same lines.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlmserve.config.suite import GateConfig
+from vlmserve.evals.compare import Comparison, compare_task
+from vlmserve.evals.gate import Verdict, judge
+from vlmserve.evals.noise import Noise, measure_noise
+from vlmserve.evals.records import SampleRecord, SideName
+from vlmserve.evals.report.json_report import (
+    SliceReport,
+    TaskReport,
+    create_slice_reports,
+    create_task_reports,
+)
+from vlmserve.evals.samples import Sample
+from vlmserve.evals.slices import Slice, adjust_slices, find_slices
+
+if TYPE_CHECKING:
+    from vlmserve.evals.eval_task import EvalTask
+
+# A few answers run on in any model; many mean that the limit is too low for the task.
+_MAX_CUT_FRACTION = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One task, and what became of its samples on every side."""
+
+    task: "EvalTask"
+    margin: float | None
+    """The drop that it may show; ``None`` where it is not gated."""
+
+    records: Mapping[SideName, Sequence[SampleRecord]]
+    """One record for each sample that was asked, in their order; of baseline and candidate, and of
+    the baseline's repetition where there was one."""
+
+    asked: Sequence[Sample] | None = None
+    """The samples in the order of asking, where it was stopped as soon as it was enough; ``None``
+    where all of the task's own were asked."""
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """The samples that the records are of."""
+        return self.task.samples if self.asked is None else self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the records say."""
+
+    verdict: Verdict
+    tasks: tuple[TaskReport, ...]
+    slices: tuple[SliceReport, ...]
+    notes: tuple[str, ...]
+    """Things that a reader of the verdict should know."""
+
+
+def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
+    """Judge the candidate of a suite's tasks against the baseline.
+
+    Args:
+        runs: The tasks, in the suite's order.
+        gate: Levels and limits.
+
+    Raises:
+        ValueError: No task is gated, or records are not of their task's samples.
+    """
+    comparisons = [_compare(run, gate.alpha) for run in runs]
+    margins = [run.margin for run in runs]
+    judgement = judge(comparisons, margins, gate)
+    tasks = create_task_reports(
+        [run.task for run in runs],
+        comparisons,
+        judgement,
+        margins,
+        [_noise(run) for run in runs],
+    )
+    return Findings(
+        verdict=judgement.verdict,
+        tasks=tasks,
+        slices=create_slice_reports(_slices(runs, comparisons), comparisons, gate.alpha),
+        notes=(
+            *_saving_note(tasks),
+            *_noise_note(tasks),
+            *(note for task in tasks for note in _cluster_note(task)),
+            *(note for task in tasks for note in _answer_notes(task)),
+        ),
+    )
+
+
+def _compare(run: TaskRun, alpha: float) -> Comparison:
+    return compare_task(
+        run.task,
+        run.records["baseline"],
+        run.records["candidate"],
+        alpha=alpha,
+        asked=run.asked,
+    )
+
+
+def _slices(runs: Sequence[TaskRun], comparisons: Sequence[Comparison]) -> list[Slice]:
+    return adjust_slices(
+        {
+            run.task.name: find_slices(run.task, run.samples, comparison.scores)
+            for run, comparison in zip(runs, comparisons, strict=True)
+        }
+    )
+
+
+def _noise(run: TaskRun) -> Noise | None:
+    again = run.records.get("repeat")
+    if again is None:
+        return None
+    higher_is_better = run.task.higher_is_better
+    return measure_noise(run.records["baseline"], again, higher_is_better=higher_is_better)
+
+
+def _saving_note(tasks: Sequence[TaskReport]) -> Iterator[str]:
+    early = [task for task in tasks if task.n_samples < task.n_available]
+    if early:
+        used = sum(task.n_samples for task in early)
+        available = sum(task.n_available for task in early)
+        tasks_were = "1 task was" if len(early) == 1 else f"{len(early)} tasks were"
+        yield (
+            f"{tasks_were} decided before the end, by {used} of {available} samples: "
+            f"{1 - used / available:.0%} were saved; kinds of samples that got worse there are "
+            "only hints, since asking stops where things look decided"
+        )
+
+
+def _noise_note(tasks: Sequence[TaskReport]) -> Iterator[str]:
+    noise = [task.noise for task in tasks if task.noise is not None]
+    if not noise:
+        return
+    n_pairs, n_changed = (sum(getattr(n, key) for n in noise) for key in ("n_pairs", "n_changed"))
+    n_flips = sum(each.n_worse + each.n_better for each in noise)
+    share = n_changed / n_pairs if n_pairs else 0.0
+    yield (
+        f"asked twice, the baseline changed {n_changed} of {n_pairs} answers ({share:.1%}), "
+        f"{n_flips} of them in their score: so much is the engine's noise"
+    )
+
+
+def _cluster_note(task: TaskReport) -> Iterator[str]:
+    if task.n_clusters < task.n_pairs:
+        yield (
+            f"{task.task}: {task.n_pairs} samples ask about {task.n_clusters} images, videos or "
+            "texts; the interval allows for samples that rise and fall together"
+        )
+
+
+def _answer_notes(task: TaskReport) -> Iterator[str]:
+    cut = max(task.n_cut_baseline, task.n_cut_candidate)
+    if cut > _MAX_CUT_FRACTION * task.n_samples:
+        yield (
+            f"{task.task}: {cut} of {task.n_samples} answers ended at max_tokens; raise "
+            "sampling.max_tokens if they should have gone on"
+        )
