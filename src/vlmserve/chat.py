@@ -88,3 +88,6 @@ class Completion(Value):
     text: str
     finish_reason: FinishReason
     usage: Usage
+    latency_s: float | None = Field(default=None, ge=0.0)
+    """Seconds from the submission of the request to its end, waiting and retries among them;
+    ``None`` where nobody measured."""

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlmserve.chat import Completion
 from vlmserve.config.suite import SamplingConfig, SuiteData
 from vlmserve.datasets.images import identify
 from vlmserve.datasets.read import load_dataset
@@ -87,17 +88,20 @@ class DataTask:
         """
         return self._fields
 
-    def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
+    def score(self, answers: Mapping[str, Completion]) -> dict[str, Scored | Failed]:
         """Judge answers.
 
         Args:
-            answers: Completion texts by sample id; samples that are not in it are left out.
+            answers: Completions by sample id; samples that are not in it are left out.
 
         Returns:
             The outcome of each answer. One that a scorer cannot read is wrong and has the worst
             score, as each scorer says; one over which it raises is a failure of that sample.
         """
-        return {sample_id: self._score_one(sample_id, text) for sample_id, text in answers.items()}
+        return {
+            sample_id: self._score_one(sample_id, completion.text)
+            for sample_id, completion in answers.items()
+        }
 
     def _score_one(self, sample_id: str, text: str) -> Scored | Failed:
         try:

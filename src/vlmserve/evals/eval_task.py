@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vlmserve.chat import Completion
 from vlmserve.config.suite import SuiteConfig, SuiteData, SuiteTask
 from vlmserve.errors import ConfigError
 from vlmserve.evals.records import Failed, Scored
@@ -52,11 +53,11 @@ class EvalTask(Protocol):
         """
         ...
 
-    def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
+    def score(self, answers: Mapping[str, Completion]) -> dict[str, Scored | Failed]:
         """Judge answers.
 
         Args:
-            answers: Completion texts by sample id; samples that are not in it are left out.
+            answers: Completions by sample id; samples that are not in it are left out.
 
         Returns:
             The outcome of each answer. What goes wrong with an answer is a failure of its sample.

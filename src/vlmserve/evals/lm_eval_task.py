@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmserve.chat import SamplingParams
+from vlmserve.chat import Completion, SamplingParams
 from vlmserve.config.suite import SamplingConfig, SuiteTask
 from vlmserve.errors import ConfigError, MediaError, VlmserveError
 from vlmserve.evals.fields import telling_fields
@@ -63,18 +63,22 @@ class LmEvalTask:
         names = docs[0] if docs and isinstance(docs[0], Mapping) else ()
         return telling_fields({name: [doc.get(name) for doc in docs] for name in names})
 
-    def score(self, answers: Mapping[str, str]) -> dict[str, Scored | Failed]:
+    def score(self, answers: Mapping[str, Completion]) -> dict[str, Scored | Failed]:
         """Judge answers.
 
         Args:
-            answers: Completion texts by sample id; samples that are not in it are left out.
+            answers: Completions by sample id; samples that are not in it are left out.
 
         Returns:
             The outcome of each answer; a filter or a metric that raises, or gives no finite
             number, is a failure of that sample.
         """
+        texts = [
+            answers[sample.sample_id].text if sample.sample_id in answers else ""
+            for sample in self.samples
+        ]
         try:
-            self._filter_answers([answers.get(sample.sample_id, "") for sample in self.samples])
+            self._filter_answers(texts)
         except Exception as error:  # noqa: BLE001 - whatever a filter raises on a model's words
             _LOG.warning(
                 "task %s: a filter raised (%s); each answer is filtered by itself",
@@ -90,7 +94,7 @@ class LmEvalTask:
             if sample.sample_id in answers
         }
 
-    def _filter_one_by_one(self, answers: Mapping[str, str]) -> dict[str, Failed]:
+    def _filter_one_by_one(self, answers: Mapping[str, Completion]) -> dict[str, Failed]:
         """Filter the answers, and find those that the filter takes offence at."""
         (chosen,) = (ensemble for ensemble in self._task._filters if ensemble.name == self._filter)
         refused = {}

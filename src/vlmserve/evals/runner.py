@@ -89,7 +89,7 @@ class SideRun:
         """Score the answers to some of a task's samples, by sample id."""
         scored = task.score(
             {
-                sample.sample_id: self.answers[sample.request_digest].text
+                sample.sample_id: self.answers[sample.request_digest]
                 for sample in samples
                 if sample.request_digest in self.answers
             }
@@ -188,5 +188,5 @@ def _take(run: SideRun, result: GenerationResult, store: AnswerStore) -> bool:
         )
         return True
     store.keep(run.answerer, result.request_id, outcome, result.latency_s)
-    run.answers[result.request_id] = outcome
+    run.answers[result.request_id] = outcome.model_copy(update={"latency_s": result.latency_s})
     return False

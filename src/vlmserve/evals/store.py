@@ -113,14 +113,18 @@ class AnswerStore:
     def find(self, answerer: Answerer, requests: Iterable[str]) -> dict[str, Completion]:
         """Return the kept answers among some requests, by request digest."""
         found = {}
-        query = "SELECT completion FROM answers WHERE checkpoint=? AND settings=? AND request=?"
+        query = (
+            "SELECT completion, latency_s FROM answers "
+            "WHERE checkpoint=? AND settings=? AND request=?"
+        )
         for request in requests:
             with self._translated("cannot be read"):
                 row = self._db.execute(
                     query, (answerer.checkpoint, answerer.settings, request)
                 ).fetchone()
             if row is not None:
-                found[request] = Completion.model_validate_json(row[0])
+                completion = Completion.model_validate_json(row[0])
+                found[request] = completion.model_copy(update={"latency_s": row[1]})
         return found
 
     def keep(
@@ -134,7 +138,7 @@ class AnswerStore:
                     answerer.checkpoint,
                     answerer.settings,
                     request,
-                    completion.model_dump_json(),
+                    completion.model_dump_json(exclude={"latency_s"}),
                     latency_s,
                     _now(),
                 ),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.unit.evals.answers import said
 from vlmserve.chat import ImagePart, TextPart, VideoPart
 from vlmserve.config.suite import SuiteConfig, SuiteData
 from vlmserve.datasets.shape import FORMATS
@@ -362,7 +363,7 @@ def test_a_file_of_bad_rows_alone_names_the_task(write: Write) -> None:
 def test_answers_are_scored(write: Write) -> None:
     task = load(write([ask("a?", "yes"), ask("b?", "no")]))
     first, second = task.samples
-    outcomes = task.score({first.sample_id: " yes\n", second.sample_id: "never"})
+    outcomes = task.score(said({first.sample_id: " yes\n", second.sample_id: "never"}))
 
     assert outcomes == {
         first.sample_id: Scored(answer=" yes\n", score=1.0),

@@ -10,6 +10,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from tests.unit.evals.answers import said
 from vlmserve.chat import ImagePart, SamplingParams, TextPart, VideoPart
 from vlmserve.errors import ConfigError
 from vlmserve.evals.eval_task import EvalTask, load_tasks
@@ -75,11 +76,11 @@ def test_answers_are_scored_by_the_tasks_own_metric(suites: Any, colors: Any) ->
     task = load_one(suites, "color")
     right, wrong, silent = (sample.sample_id for sample in task.samples)
 
-    assert task.score({right: "  RED \n", wrong: "blue"}) == {
+    assert task.score(said({right: "  RED \n", wrong: "blue"})) == {
         right: Scored(answer="RED", score=1.0),
         wrong: Scored(answer="blue", score=0.0),
     }
-    assert silent not in task.score({right: "red"})
+    assert silent not in task.score(said({right: "red"}))
 
 
 def test_a_second_scoring_knows_nothing_of_the_first(suites: Any, colors: Any) -> None:
@@ -87,8 +88,8 @@ def test_a_second_scoring_knows_nothing_of_the_first(suites: Any, colors: Any) -
     task = load_one(suites, "color")
     one, two = (sample.sample_id for sample in task.samples)
 
-    task.score({one: "red", two: "red"})
-    assert task.score({one: "green", two: "red"}) == {
+    task.score(said({one: "red", two: "red"}))
+    assert task.score(said({one: "green", two: "red"})) == {
         one: Scored(answer="green", score=0.0),
         two: Scored(answer="red", score=1.0),
     }
@@ -257,7 +258,9 @@ def test_several_targets_are_one_of_them(suites: Any) -> None:
     task = load_one(suites, "either")
     (sample,) = task.samples
 
-    assert task.score({sample.sample_id: "b"}) == {sample.sample_id: Scored(answer="b", score=1.0)}
+    assert task.score(said({sample.sample_id: "b"})) == {
+        sample.sample_id: Scored(answer="b", score=1.0)
+    }
     assert sample.target == '["a", "b"]'
 
 
@@ -280,7 +283,7 @@ def test_a_metric_that_raises_fails_its_sample_alone(suites: Any) -> None:
     )
     task = load_one(suites, {"task": "graded", "metric": "grade"})
     ids = [sample.sample_id for sample in task.samples]
-    outcomes = task.score(dict(zip(ids, ("boom", "nan", "nothing", "fine"), strict=True)))
+    outcomes = task.score(said(dict(zip(ids, ("boom", "nan", "nothing", "fine"), strict=True))))
 
     assert [outcomes[key] for key in ids] == [
         Failed(error_type="MetricError", message="RuntimeError: no such thing"),
@@ -302,7 +305,7 @@ def test_a_filter_that_raises_fails_its_sample_alone(
     right, short, wrong, _ = (sample.sample_id for sample in task.samples)
 
     with caplog.at_level(logging.WARNING):
-        outcomes = task.score({right: "a red", short: "red", wrong: "very blue"})
+        outcomes = task.score(said({right: "a red", short: "red", wrong: "very blue"}))
 
     assert outcomes == {
         right: Scored(answer="red", score=1.0),
@@ -329,7 +332,7 @@ def test_several_filters_need_a_choice(suites: Any, colors: Any) -> None:
     with pytest.raises(ConfigError, match="there is no 'soft'"):
         load_one(suites, {**entry, "filter": "soft"})
     task = load_one(suites, {**entry, "filter": "loud"})
-    assert task.score({task.samples[0].sample_id: "red"}) == {
+    assert task.score(said({task.samples[0].sample_id: "red"})) == {
         task.samples[0].sample_id: Scored(answer="RED", score=0.0)
     }
 
