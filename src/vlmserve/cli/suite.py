@@ -97,6 +97,8 @@ def print_lint(report: "LintReport", console: "Console") -> None:
 
 
 def _margin(task: "TaskLint") -> str:
+    if task.improve:
+        return "must improve"
     return "only reported" if task.margin is None else f"margin {task.margin:g}"
 
 

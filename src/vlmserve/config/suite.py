@@ -51,6 +51,9 @@ class SuiteTask(StrictModel):
     gate: bool = True
     """Whether the verdict rests on this task; otherwise it is only reported."""
 
+    improve: bool = False
+    """Whether the candidate must be better here, beyond chance; such a task has no margin."""
+
     @property
     def name(self) -> str:
         """What the task is called in the suite."""
@@ -106,6 +109,9 @@ class SuiteData(StrictModel):
 
     gate: bool = True
     """Whether the verdict rests on this task; otherwise it is only reported."""
+
+    improve: bool = False
+    """Whether the candidate must be better here, beyond chance; such a task has no margin."""
 
     @property
     def metric(self) -> str:
@@ -194,10 +200,25 @@ class SuiteConfig(StrictModel):
             raise ValueError("no task has gate: true, so there is nothing to judge")
         return tasks
 
+    @field_validator("tasks")
+    @classmethod
+    def _targets_are_gated(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
+        for entry in tasks:
+            if entry.improve and not entry.gate:
+                raise ValueError(
+                    f"task {entry.name!r} has improve: true and gate: false; keep one of them"
+                )
+            if entry.improve and entry.margin is not None:
+                raise ValueError(
+                    f"task {entry.name!r} has improve: true and a margin, which is a drop that "
+                    "would be acceptable; keep one of them"
+                )
+        return tasks
+
     @model_validator(mode="after")
     def _gate_margin_in_units(self) -> "SuiteConfig":
         for entry in self.tasks:
-            if entry.margin is None:
+            if entry.margin is None and not entry.improve:
                 try:
                     _check_margin(self.gate.margin, entry.metric)
                 except ValueError as error:
@@ -209,6 +230,10 @@ class SuiteConfig(StrictModel):
         if self.include_path is not None and self.task_files:
             raise ValueError("include_path and task_files are both given; keep one")
         return self
+
+    def gated_margin(self, entry: AnyTask) -> float | None:
+        """Return the drop that a task is judged by; ``None`` where it is not, or must improve."""
+        return self.margin_of(entry) if entry.gate and not entry.improve else None
 
     def margin_of(self, entry: AnyTask) -> float:
         """Return the drop that a task may show and still pass."""

@@ -1,6 +1,7 @@
 """Stops asking as soon as a task is decided: samples in random order, a look after each of them."""
 
 import itertools
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,18 +33,24 @@ class TaskMonitor:
 
     Args:
         task: The task.
-        margin: Its acceptable drop.
+        margin: Its acceptable drop; ``None`` where it must improve, and is decided when it has.
         alpha: Chance of a false decision.
     """
 
-    def __init__(self, task: "EvalTask", margin: float, alpha: float) -> None:
+    def __init__(self, task: "EvalTask", margin: float | None, alpha: float) -> None:
         self.task = task
+        self.is_target = margin is None
+        # To be better beyond chance is to rule out any drop, and none at all.
+        margin = 0.0 if margin is None else margin
         self._clusters = _shuffled_clusters(task.samples)
         largest = max(len(cluster) for cluster in self._clusters)
         # A margin of the whole scale or more is that of scores without bounds.
         self._is_graded_freely = margin >= 1.0
         margin = min(margin, _WIDEST_MARGIN)
         self.comparison = SequentialComparison(margin, alpha=alpha, max_cluster=largest)
+        if self.is_target:
+            # Never called a regression, whatever the evidence.
+            self.comparison.n_claims = math.inf
         self._n_requested = 0
         self._n_read = 0
 
@@ -108,17 +115,24 @@ class EarlyStop:
 
     Args:
         tasks: All tasks.
-        margins: The acceptable drop of each, ``None`` where it is not gated.
+        margins: The acceptable drop of each, ``None`` where it is not gated or must improve.
         alpha: Chance of any false regression, and of a false pass of a task.
+        targets: Which tasks must improve; none when ``None``.
     """
 
     def __init__(
-        self, tasks: Sequence["EvalTask"], margins: Sequence[float | None], alpha: float
+        self,
+        tasks: Sequence["EvalTask"],
+        margins: Sequence[float | None],
+        alpha: float,
+        *,
+        targets: Sequence[bool] | None = None,
     ) -> None:
+        targets = [False] * len(tasks) if targets is None else targets
         self._monitors = {
             task.name: TaskMonitor(task, margin, alpha)
-            for task, margin in zip(tasks, margins, strict=True)
-            if margin is not None
+            for task, margin, is_target in zip(tasks, margins, targets, strict=True)
+            if margin is not None or is_target
         }
         self._others = [task for task in tasks if task.name not in self._monitors]
         self._share_alpha()
@@ -149,9 +163,10 @@ class EarlyStop:
 
     def _share_alpha(self) -> None:
         """Ask of a regression what Holm's procedure asks, given those that are claimed."""
-        states = [monitor.comparison.state for monitor in self._monitors.values()]
+        monitors = [monitor for monitor in self._monitors.values() if not monitor.is_target]
+        states = [monitor.comparison.state for monitor in monitors]
         claimed = sum(state.decision == "regression" for state in states)
-        for monitor in self._monitors.values():
+        for monitor in monitors:
             monitor.comparison.n_claims = max(1, len(states) - claimed)
 
 

@@ -1,4 +1,4 @@
-"""Turns comparisons into a verdict: pass, regression or inconclusive.
+"""Turns comparisons into a verdict: pass, regression, not improved or inconclusive.
 
 For a gated task with margin m, and the two-sided interval of confidence ``1 - alpha`` for the
 difference (candidate minus baseline):
@@ -15,6 +15,16 @@ difference (candidate minus baseline):
   level.
 - else **inconclusive**.
 
+A target, a task that must improve, is judged by the same interval:
+
+- **improved** if its lower end is above 0. No correction for the number of targets is needed, for
+  the same reason as with **pass**: the suite passes only if every one of them improved.
+- else **not improved**. That a gain cannot be shown is enough, whatever the number of samples: who
+  asks for a gain has to show it. It is no regression, and is said in words of its own.
+
+Targets are chosen before anything is asked and are never called regressions, so they are no part of
+Holm's family.
+
 A margin of 1 or more is no margin for scores that all lie between 0 and 1: 8 was written for 8
 points, which are 0.08. Such a task is inconclusive.
 
@@ -22,7 +32,8 @@ Failed samples are in no pair. A verdict counts only while they cannot have deci
 inconclusive if more than ``max_failed_fraction`` of its samples failed on a side, or if its verdict
 would be another one with every failure counted against the candidate, or every one for it.
 
-The suite is a regression if any gated task is, else inconclusive if any is, else it passes.
+The suite is a regression if any gated task is, else not improved if a target is not, else
+inconclusive if any task is, else it passes.
 """
 
 import math
@@ -34,10 +45,20 @@ from vlmserve.config.suite import GateConfig
 from vlmserve.evals.compare import Comparison
 from vlmserve.evals.statistics import PairedResult, holm_adjust
 
-Verdict = Literal["pass", "regression", "inconclusive"]
-TaskVerdictName = Literal["pass", "regression", "inconclusive", "not gated"]
+Verdict = Literal["pass", "regression", "not improved", "inconclusive"]
+TaskVerdictName = Literal[
+    "pass", "regression", "improved", "not improved", "inconclusive", "not gated"
+]
 
-EXIT_STATUS: dict[Verdict, int] = {"pass": 0, "regression": 1, "inconclusive": 3}
+EXIT_STATUS: dict[Verdict, int] = {
+    "pass": 0,
+    "regression": 1,
+    "not improved": 1,
+    "inconclusive": 3,
+}
+
+# The gravest first: what one task says of the suite. A suite of which nothing is said passes.
+_GRAVEST: tuple[Verdict, ...] = ("regression", "not improved", "inconclusive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +72,10 @@ class TaskVerdict:
     adjusted_level: float | None
     """The level at which Holm's procedure would still call the task lower, in ``[0, 1]``: below
     alpha it is lower beyond chance, which is a regression unless the drop is within the margin.
-    ``None`` for tasks that lack pairs or are not gated."""
+    ``None`` for tasks that lack pairs, must improve or are not gated."""
+
+    must_improve: bool = False
+    """Whether it was judged as a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +88,33 @@ class Judgement:
 
 
 def judge(
-    comparisons: Sequence[Comparison], margins: Sequence[float | None], gate: GateConfig
+    comparisons: Sequence[Comparison],
+    margins: Sequence[float | None],
+    gate: GateConfig,
+    *,
+    targets: Sequence[bool] | None = None,
 ) -> Judgement:
     """Judge the tasks of a suite.
 
     Args:
         comparisons: Shape ``(k,)``.
-        margins: Shape ``(k,)``: the acceptable drop of each task, ``None`` where it is not gated.
+        margins: Shape ``(k,)``: the acceptable drop of each task, ``None`` where it has none:
+            because it is not gated, or because it must improve.
         gate: Levels and limits.
+        targets: Shape ``(k,)``: which tasks must improve; none when ``None``.
 
     Raises:
         ValueError: No task is gated.
     """
+    aims = _aims(margins, targets)
     gated = [
-        (comparison, margin)
-        for comparison, margin in zip(comparisons, margins, strict=True)
-        if margin is not None
+        (comparison, aim)
+        for comparison, aim in zip(comparisons, aims, strict=True)
+        if aim is not None
     ]
     if not gated:
         raise ValueError("no task is gated")
-    tolerated = [margin for _, margin in gated]
+    tolerated = [aim for _, aim in gated]
     cases = [
         _judge_results(results, tolerated, gate.alpha)
         for results in (
@@ -93,47 +124,69 @@ def judge(
         )
     ]
     verdicts = iter(
-        _judge_task(comparison, margin, pairs, (worst.verdict, best.verdict), gate)
-        for (comparison, margin), pairs, worst, best in zip(gated, *cases, strict=True)
+        _judge_task(comparison, aim, pairs, (worst.verdict, best.verdict), gate)
+        for (comparison, aim), pairs, worst, best in zip(gated, *cases, strict=True)
     )
     tasks = tuple(
         TaskVerdict(verdict="not gated", reason="not gated", adjusted_level=None)
-        if margin is None
+        if aim is None
         else next(verdicts)
-        for margin in margins
+        for aim in aims
     )
     names = {task.verdict for task in tasks}
-    overall: Verdict = "pass"
-    if "regression" in names:
-        overall = "regression"
-    elif "inconclusive" in names:
-        overall = "inconclusive"
+    overall: Verdict = next((name for name in _GRAVEST if name in names), "pass")
     return Judgement(verdict=overall, tasks=tasks)
+
+
+class _Improve:
+    """What is asked of a target, in the place of a margin."""
+
+
+_IMPROVE = _Improve()
+_Aim = float | _Improve
+
+
+def _aims(
+    margins: Sequence[float | None], targets: Sequence[bool] | None
+) -> list[float | _Improve | None]:
+    if targets is None:
+        return list(margins)
+    return [
+        _IMPROVE if is_target else margin
+        for margin, is_target in zip(margins, targets, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
     """A task's verdict if these were all its results."""
 
-    verdict: Verdict
+    verdict: TaskVerdictName
     adjusted_level: float | None = None
     n_family: int = 0
     """Tasks that Holm's procedure looked at together with this one, itself included."""
 
 
 def _judge_results(
-    results: Sequence[PairedResult | None], margins: Sequence[float], alpha: float
+    results: Sequence[PairedResult | None], aims: Sequence[_Aim], alpha: float
 ) -> list[_Case]:
-    family = [result.drop_level for result in results if result is not None]
+    family = [
+        result.drop_level
+        for result, aim in zip(results, aims, strict=True)
+        if result is not None and not isinstance(aim, _Improve)
+    ]
     levels = iter(holm_adjust(family))
     cases: list[_Case] = []
-    for result, margin in zip(results, margins, strict=True):
+    for result, aim in zip(results, aims, strict=True):
         if result is None:
             cases.append(_Case("inconclusive"))
             continue
+        if isinstance(aim, _Improve):
+            cases.append(_Case("improved" if result.lower > 0 else "not improved"))
+            continue
         level = next(levels)
-        verdict: Verdict = "inconclusive"
-        if result.lower > -margin:
+        verdict: TaskVerdictName = "inconclusive"
+        if result.lower > -aim:
             verdict = "pass"
         elif level < alpha:
             verdict = "regression"
@@ -143,11 +196,14 @@ def _judge_results(
 
 def _judge_task(
     comparison: Comparison,
-    margin: float,
+    aim: _Aim,
     case: _Case,
-    bounds: tuple[Verdict, Verdict],
+    bounds: tuple[TaskVerdictName, TaskVerdictName],
     gate: GateConfig,
 ) -> TaskVerdict:
+    if isinstance(aim, _Improve):
+        return _judge_target(comparison, case, bounds, gate)
+    margin = aim
     drop = describe_amount(margin, in_points=comparison.in_points)
     doubt = _no_margin(comparison, margin) or _failures_in_the_way(comparison, case, bounds, gate)
     if doubt is None and case.verdict == "pass":
@@ -167,6 +223,28 @@ def _judge_task(
     return TaskVerdict("inconclusive", f"inconclusive ({doubt})", case.adjusted_level)
 
 
+def _judge_target(
+    comparison: Comparison,
+    case: _Case,
+    bounds: tuple[TaskVerdictName, TaskVerdictName],
+    gate: GateConfig,
+) -> TaskVerdict:
+    doubt = _failures_in_the_way(comparison, case, bounds, gate)
+    pairs = comparison.pairs
+    if doubt is not None or pairs is None:
+        return TaskVerdict("inconclusive", f"inconclusive ({doubt})", None, must_improve=True)
+    if case.verdict == "improved":
+        return TaskVerdict("improved", "improved (better beyond chance)", None, must_improve=True)
+    seen = describe_amount(pairs.detectable, in_points=comparison.in_points)
+    what = "worse by itself" if pairs.upper < 0 else "no gain beyond chance"
+    return TaskVerdict(
+        "not improved",
+        f"not improved ({what}; a gain of {seen} would be seen four times out of five)",
+        None,
+        must_improve=True,
+    )
+
+
 def _no_margin(comparison: Comparison, margin: float) -> str | None:
     """Say why a margin would let everything pass, if it would."""
     if comparison.in_points and margin >= 1.0:
@@ -175,7 +253,10 @@ def _no_margin(comparison: Comparison, margin: float) -> str | None:
 
 
 def _failures_in_the_way(
-    comparison: Comparison, case: _Case, bounds: tuple[Verdict, Verdict], gate: GateConfig
+    comparison: Comparison,
+    case: _Case,
+    bounds: tuple[TaskVerdictName, TaskVerdictName],
+    gate: GateConfig,
 ) -> str | None:
     """Say why failed samples forbid a verdict, if they do."""
     failed = (

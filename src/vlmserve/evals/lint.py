@@ -47,7 +47,8 @@ def lint_suite(
     remarks: list[Remark] = []
     for entry, task in _load(suite, remarks):
         headers = _headers(task, progress)
-        lint = _lint(task, suite.margin_of(entry) if entry.gate else None, suite, headers)
+        lint = _lint(task, suite.gated_margin(entry), suite, headers)
+        lint = lint.model_copy(update={"improve": entry.improve})
         tasks.append(lint)
         remarks += _remarks(lint, suite.gate.alpha)
         remarks += _image_remarks(task, headers)

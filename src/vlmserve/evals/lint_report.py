@@ -69,7 +69,10 @@ class TaskLint(Value):
     """Columns that make slices: how often each value occurs."""
 
     margin: float | None
-    """``None`` where the task is only reported."""
+    """``None`` where the task is only reported, or must improve."""
+
+    improve: bool = False
+    """Whether the candidate must be better here."""
 
     power: tuple[Power, ...]
     """For scores of 0 and 1; for others between them it is on the safe side."""

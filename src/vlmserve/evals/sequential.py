@@ -168,7 +168,7 @@ class SequentialComparison:
     of ``alpha``, and the chance of a false decision is at most ``alpha`` whenever it stops.
 
     Args:
-        margin: Largest acceptable drop, in units of the score.
+        margin: Largest acceptable drop, in units of the score; 0 where a pass is a gain.
         bounds: Smallest and largest difference that a pair can have.
         alpha: Chance of a false decision.
         max_cluster: Size of the largest cluster.
@@ -177,10 +177,10 @@ class SequentialComparison:
         ValueError: The margin is not between 0 and the lower bound.
     """
 
-    n_claims: int = 1
+    n_claims: float = 1
     """Tasks among which a regression may still be claimed: each must bring that much more evidence,
     so that the chance of any false regression stays at most ``alpha`` (Holm's procedure, where it
-    is lowered by one with every regression)."""
+    is lowered by one with every regression). Infinite where none may be."""
 
     def __init__(
         self,

@@ -68,14 +68,18 @@ class Session:
         """
         started_at = datetime.now(UTC)
         suite, tasks = self.suite, self.tasks
-        margins = [suite.margin_of(entry) if entry.gate else None for entry in suite.tasks]
-        stop = EarlyStop(tasks, margins, suite.gate.alpha) if self.sequential else None
+        margins = [suite.gated_margin(entry) for entry in suite.tasks]
+        targets = [entry.improve for entry in suite.tasks]
+        stop = None
+        if self.sequential:
+            stop = EarlyStop(tasks, margins, suite.gate.alpha, targets=targets)
         sides: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
         if self.repeats_baseline:
             sides["repeat"] = replace(baseline, name=f"{baseline.name} again", replicate=1)
         runs = answer_sides(sides, Shared(tasks, self.store, self.listener), stop)
         measured = [
-            _task_run(task, margin, runs, stop) for task, margin in zip(tasks, margins, strict=True)
+            replace(_task_run(task, margin, runs, stop), improve=improve)
+            for task, margin, improve in zip(tasks, margins, targets, strict=True)
         ]
         found = find_verdict(measured, suite.gate)
         report = EvalReport(

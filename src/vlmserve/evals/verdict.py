@@ -34,7 +34,7 @@ class TaskRun:
 
     task: "EvalTask"
     margin: float | None
-    """The drop that it may show; ``None`` where it is not gated."""
+    """The drop that it may show; ``None`` where it is not gated, or must improve."""
 
     records: Mapping[SideName, Sequence[SampleRecord]]
     """One record for each sample that was asked, in their order; of baseline and candidate, and of
@@ -43,6 +43,9 @@ class TaskRun:
     asked: Sequence[Sample] | None = None
     """The samples in the order of asking, where it was stopped as soon as it was enough; ``None``
     where all of the task's own were asked."""
+
+    improve: bool = False
+    """Whether the candidate must be better."""
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -73,7 +76,7 @@ def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
     """
     comparisons = [_compare(run, gate.alpha) for run in runs]
     margins = [run.margin for run in runs]
-    judgement = judge(comparisons, margins, gate)
+    judgement = judge(comparisons, margins, gate, targets=[run.improve for run in runs])
     tasks = create_task_reports(
         [run.task for run in runs],
         comparisons,

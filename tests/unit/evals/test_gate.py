@@ -1,9 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
 from vlmserve.config.suite import GateConfig
 from vlmserve.evals.compare import Comparison
-from vlmserve.evals.gate import Verdict, describe_amount, judge
+from vlmserve.evals.gate import EXIT_STATUS, TaskVerdict, Verdict, describe_amount, judge
 from vlmserve.evals.statistics import PairedResult, compare_pairs, holm_adjust
 
 GATE = GateConfig(margin=0.08)
@@ -248,3 +250,78 @@ def test_an_inconclusive_verdict_says_how_many_samples_might_decide() -> None:
     scale = n / 60
     assert n > 60
     assert verdict_of(pairs(round(6 * scale), round(6 * scale), n), margin=0.085) == "pass"
+
+
+def target_verdict(result: PairedResult | None, **more: Any) -> TaskVerdict:
+    judged = judge([comparison(result, **more)], [None], GATE, targets=[True])
+    return judged.tasks[0]
+
+
+def test_a_target_improves_when_its_whole_interval_is_above_zero() -> None:
+    gain, none, loss = pairs(2, 30, 200), pairs(10, 12, 200), pairs(30, 2, 200)
+    assert gain.lower > 0 > none.lower
+
+    assert target_verdict(gain).verdict == "improved"
+    assert target_verdict(none).verdict == "not improved"
+    assert "no gain beyond chance" in target_verdict(none).reason
+    # Worse beyond chance, and still no regression: it has a wording of its own.
+    assert target_verdict(loss).verdict == "not improved"
+    assert "worse by itself" in target_verdict(loss).reason
+
+
+def test_a_target_that_does_not_improve_fails_the_suite_with_its_own_name() -> None:
+    good, none, doubtful = pairs(1, 1, 300), pairs(1, 1, 300), pairs(3, 1, 20)
+    both = [comparison(good), comparison(none)]
+    judged = judge(both, [0.08, None], GATE, targets=[False, True])
+
+    assert judged.verdict == "not improved"
+    assert EXIT_STATUS[judged.verdict] == 1
+    assert [task.verdict for task in judged.tasks] == ["pass", "not improved"]
+    doubts = [comparison(doubtful), comparison(none)]
+    assert judge(doubts, [0.08, None], GATE, targets=[False, True]).verdict == "not improved"
+    worse = [comparison(pairs(60, 2, 200)), comparison(none)]
+    assert judge(worse, [0.08, None], GATE, targets=[False, True]).verdict == "regression"
+
+
+def test_targets_alone_are_something_to_judge_and_all_must_improve() -> None:
+    gain, none = comparison(pairs(2, 30, 200)), comparison(pairs(1, 1, 200))
+
+    assert judge([gain, gain], [None, None], GATE, targets=[True, True]).verdict == "pass"
+    assert judge([gain, none], [None, None], GATE, targets=[True, True]).verdict == "not improved"
+
+
+def test_targets_are_no_part_of_the_family_of_regressions() -> None:
+    worse = pairs(18, 4, 200)
+    alone = judge([comparison(worse)], [0.001], GATE).tasks[0]
+    beside = judge(
+        [comparison(worse), *[comparison(pairs(1, 1, 200))] * 9],
+        [0.001, *[None] * 9],
+        GATE,
+        targets=[False, *[True] * 9],
+    ).tasks
+
+    assert alone.verdict == "regression"
+    assert beside[0] == alone
+    assert {task.adjusted_level for task in beside[1:]} == {None}
+
+
+def test_failures_that_could_undo_or_make_a_gain_leave_it_open() -> None:
+    gain, none = pairs(2, 14, 200), pairs(5, 9, 200)
+    failed = (0, 3)
+
+    undone = target_verdict(gain, worst=none, best=gain, failed=failed)
+    made = target_verdict(none, worst=none, best=gain, failed=failed)
+    assert undone.verdict == made.verdict == "inconclusive"
+    assert "their scores could change the verdict" in undone.reason
+    assert target_verdict(None).verdict == "inconclusive"
+
+
+def test_targets_that_do_not_improve_are_rarely_called_improved() -> None:
+    rng = np.random.default_rng(0)
+    n_runs, called = 2000, 0
+    for _ in range(n_runs):
+        regressed, improved, _ = rng.multinomial(200, [0.1, 0.1, 0.8])
+        called += target_verdict(pairs(int(regressed), int(improved), 200)).verdict == "improved"
+
+    # The lower end of a two-sided interval of 95 %: once in forty, and three standard errors.
+    assert called / n_runs <= 0.025 + 3 * (0.025 * 0.975 / n_runs) ** 0.5

@@ -1,12 +1,15 @@
 """Whole evaluations, from task files to the report, with engines that follow a script."""
 
+import io
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typing_extensions import override
 
 from vlmserve.chat import Completion, TextPart
@@ -17,8 +20,9 @@ from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.proportions import tango_interval
 from vlmserve.evals.records import SideName
-from vlmserve.evals.report.files import write_reports
+from vlmserve.evals.report.files import ReportFormat, write_reports
 from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.terminal import print_report
 from vlmserve.evals.session import Session
 from vlmserve.evals.statistics import compare_pairs
 from vlmserve.evals.store import AnswerStore
@@ -495,3 +499,53 @@ def test_questions_about_one_image_are_one_cluster(
 
     assert (report.tasks[0].n_pairs, report.tasks[0].n_clusters) == (40, 10)
     assert any("shared: 40 samples ask about 10 images" in note for note in report.notes)
+
+
+def test_a_task_that_must_improve_says_so_in_every_report(
+    suites: Any, colors: Any, store: AnswerStore, lab: Lab, tmp_path: Path
+) -> None:
+    suites.task("color", colors(60))
+    suite = suites.load({"task": "color", "metric": "exact_match", "improve": True})
+    session = Session(suite, load_tasks(suite), store, "run")
+    better = session.evaluate(lab.side("old", wrong_below(20)), lab.side("new", always("red")))
+    same = session.evaluate(lab.side("good", always("red")), lab.side("new", always("red")))
+
+    assert (better.verdict, better.tasks[0].verdict) == ("pass", "improved")
+    assert (same.verdict, same.tasks[0].verdict) == ("not improved", "not improved")
+    assert (same.tasks[0].gated, same.tasks[0].improve, same.tasks[0].margin) == (True, True, None)
+    kinds: dict[ReportFormat, Path] = {
+        "json": tmp_path / "r.json",
+        "markdown": tmp_path / "r.md",
+        "junit": tmp_path / "r.xml",
+        "html": tmp_path / "r.html",
+    }
+    write_reports(same, kinds)
+    console = Console(file=io.StringIO(), width=120)
+    print_report(same, console)
+    shown = {kind: path.read_text() for kind, path in kinds.items()}
+    case = ET.fromstring(shown["junit"]).find("testsuite/testcase/failure")
+    assert case is not None
+    assert case.get("type") == "not improved"
+    assert "not improved (no gain beyond chance" in shown["markdown"]
+    assert "Of 1 gated task: 1 had to improve and did not." in shown["html"]
+    assert '<td class="number">must improve</td>' in shown["html"]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "verdict: not improved (0 regression, 1 not improved," in said
+    write_reports(better, kinds)
+    assert 'failures="0"' in kinds["junit"].read_text()
+
+
+def test_a_sequential_run_stops_at_a_sure_gain_and_never_at_a_loss(
+    suites: Any, colors: Any, store: AnswerStore, lab: Lab
+) -> None:
+    suites.task("color", colors(200))
+    suite = suites.load({"task": "color", "metric": "exact_match", "improve": True})
+    session = Session(suite, load_tasks(suite), store, "run", sequential=True)
+    better = session.evaluate(lab.side("old", wrong_below(120)), lab.side("new", always("red")))
+    worse = session.evaluate(lab.side("good", always("red")), lab.side("bad", wrong_below(120)))
+
+    assert (better.verdict, better.tasks[0].verdict) == ("pass", "improved")
+    assert better.tasks[0].n_samples < 60
+    assert better.tasks[0].lower is not None
+    assert better.tasks[0].lower > 0
+    assert (worse.verdict, worse.tasks[0].n_samples) == ("not improved", 200)

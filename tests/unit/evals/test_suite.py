@@ -177,3 +177,21 @@ def test_every_setting_of_a_suite_is_described() -> None:
     nested = schema["$defs"]["GateConfig"]["properties"]
 
     assert all("description" in setting for setting in nested.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"gate": False}, "'one' has improve: true and gate: false"),
+        ({"margin": 0.1}, "'one' has improve: true and a margin"),
+    ],
+)
+def test_a_target_is_gated_and_has_no_margin(suites: Any, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        suites.load({"task": "one", "metric": "exact_match", "improve": True, **more}, "two")
+
+
+def test_a_suite_may_have_targets_alone(suites: Any) -> None:
+    suite = suites.load({"task": "one", "metric": "exact_match", "improve": True})
+
+    assert suite.gated_margin(suite.tasks[0]) is None

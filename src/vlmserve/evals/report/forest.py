@@ -146,9 +146,9 @@ def _margin(axis: _Axis, margin: float, top: float) -> Iterator[Markup]:
 
 def _mark(verdict: str, x: float, y: float) -> Markup:
     """A shape for each verdict, so that color is not all that tells them apart."""
-    if verdict == "regression":
+    if verdict in ("regression", "not improved"):
         return Markup('<path class="mark" d="M{} {}l6 6l-6 6l-6 -6z"/>').format(x, y - 6)
-    if verdict == "pass":
+    if verdict in ("pass", "improved"):
         return Markup('<circle class="mark" cx="{}" cy="{}" r="5"/>').format(x, y)
     return Markup('<circle class="mark hollow" cx="{}" cy="{}" r="4.5"/>').format(x, y)
 

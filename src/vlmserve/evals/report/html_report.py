@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _N_SLICES = 12
 _VERDICTS = {
     "regression": "got worse beyond chance",
+    "not improved": "had to improve and did not",
     "inconclusive": "undecided",
+    "improved": "improved as required",
     "pass": "no worse than the margin allows",
 }
 

@@ -89,8 +89,12 @@ class TaskReport(Value):
     """Whether scores lie between 0 and 1."""
 
     gated: bool
+    improve: bool = False
+    """Whether the candidate had to be better here, beyond chance."""
+
     margin: float | None
-    """The drop that a gated task may show; for a metric whose lower values are better, the rise."""
+    """The drop that a gated task may show; for a metric whose lower values are better, the rise.
+    ``null`` for a task that had to improve."""
 
     verdict: TaskVerdictName
     reason: str
@@ -130,8 +134,8 @@ class TaskReport(Value):
     tasks."""
 
     adjusted_level: float | None
-    """Holm's level of a drop over all gated tasks, see ``vlmserve.evals.gate``: a regression has
-    one below ``gate.alpha``."""
+    """Holm's level of a drop over all tasks with a margin, see ``vlmserve.evals.gate``: a
+    regression has one below ``gate.alpha``."""
 
     noise: NoiseReport | None = None
     """How much of this the engine does by itself; ``null`` where it was not measured."""
@@ -282,7 +286,8 @@ def _task_report(
         metric=task.metric,
         higher_is_better=comparison.higher_is_better,
         in_points=comparison.in_points,
-        gated=margin is not None,
+        gated=verdict.verdict != "not gated",
+        improve=verdict.must_improve,
         margin=margin,
         verdict=verdict.verdict,
         reason=verdict.reason,

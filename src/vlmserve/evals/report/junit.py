@@ -1,7 +1,8 @@
 """A report as JUnit XML: a task is a test case, so that any CI shows it.
 
-Schema: https://github.com/testmoapp/junitxml. A regression is a failure, an inconclusive task is an
-error (it could not be judged), and a task that is not gated is skipped.
+Schema: https://github.com/testmoapp/junitxml. A regression is a failure, and so is a task that had
+to improve and did not; an inconclusive task is an error (it could not be judged), and a task that
+is not gated is skipped.
 """
 
 import re
@@ -12,6 +13,9 @@ from vlmserve.evals.report.json_report import EvalReport, TaskReport
 
 # What XML 1.0 has no way to hold; models answer with anything.
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+_FAILURES = ("regression", "not improved")
 
 
 def render_junit(report: EvalReport, *, inconclusive_fails: bool = True) -> str:
@@ -28,7 +32,7 @@ def render_junit(report: EvalReport, *, inconclusive_fails: bool = True) -> str:
         "testsuite",
         name=_clean(report.suite.name),
         tests=str(len(verdicts)),
-        failures=str(verdicts.count("regression")),
+        failures=str(sum(verdict in _FAILURES for verdict in verdicts)),
         errors=str(n_inconclusive if inconclusive_fails else 0),
         skipped=str(verdicts.count("not gated") + (0 if inconclusive_fails else n_inconclusive)),
         time=f"{seconds:.3f}",
@@ -57,15 +61,15 @@ def _add_case(
     case = ET.SubElement(
         suite, "testcase", name=_clean(task.task), classname=_clean(report.suite.name)
     )
-    if task.verdict == "regression":
+    if task.verdict in _FAILURES:
         ET.SubElement(
-            case, "failure", message=_clean(task.reason), type="regression"
+            case, "failure", message=_clean(task.reason), type=task.verdict
         ).text = _details(task)
     elif task.verdict == "inconclusive" and inconclusive_fails:
         ET.SubElement(
             case, "error", message=_clean(task.reason), type="inconclusive"
         ).text = _details(task)
-    elif task.verdict != "pass":
+    elif task.verdict not in ("pass", "improved"):
         ET.SubElement(case, "skipped", message=_clean(task.reason))
     ET.SubElement(case, "system-out").text = _details(task)
 

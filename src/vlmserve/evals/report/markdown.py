@@ -15,7 +15,14 @@ _MAX_FAILURES = 10
 _MAX_SLICES = 10
 _MAX_CELL = 80
 _SPECIAL = "\\`*_<>[]|#~"
-_MARKS = {"pass": "🟢", "regression": "🔴", "inconclusive": "🟡", "not gated": "⚪"}
+_MARKS = {
+    "pass": "🟢",
+    "improved": "🟢",
+    "regression": "🔴",
+    "not improved": "🔴",
+    "inconclusive": "🟡",
+    "not gated": "⚪",
+}
 
 
 def render_markdown(report: EvalReport) -> str:
@@ -35,7 +42,7 @@ def _lines(report: EvalReport) -> Iterator[str]:
         yield _row(task)
     yield ""
     for task in report.tasks:
-        if task.gated and task.verdict != "pass":
+        if task.gated and task.verdict not in ("pass", "improved"):
             yield f"- **{_text(task.task)}**: {_text(task.reason)}"
     for each in [each for each in report.slices if each.is_worse][:_MAX_SLICES]:
         yield (

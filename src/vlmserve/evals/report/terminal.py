@@ -29,9 +29,17 @@ _WIDE_COLUMNS = 110
 _STYLES = {
     "pass": "green",
     "regression": "bold red",
+    "improved": "green",
+    "not improved": "bold red",
     "inconclusive": "yellow",
     "not gated": "dim",
 }
+
+
+# Where nothing is left to explain: what got better is not shown.
+_FINE = ("pass", "improved", "not gated")
+# In the order of the summary.
+_COUNTED = ("regression", "not improved", "inconclusive", "improved", "pass")
 
 
 def print_report(report: EvalReport, console: Console) -> None:
@@ -127,7 +135,7 @@ def _print_samples(task: TaskReport, console: Console) -> None:
         ("better", "green", task.flips.improved),
     ):
         # What got better is of interest where the task is not simply fine.
-        if not flips or (word == "better" and task.verdict in ("pass", "not gated")):
+        if not flips or (word == "better" and task.verdict in _FINE):
             continue
         shown = flips[:_MAX_FLIPS_SHOWN]
         console.print(Text(f"{task.task}: {len(flips)} {word}, {len(shown)} shown", style=style))
@@ -170,9 +178,11 @@ def _cut(line: str, cells: int) -> str:
 
 def _verdict(report: EvalReport) -> Text:
     gated = [task for task in report.tasks if task.gated]
+    some_must_improve = any(task.improve for task in gated)
     counts = [
         f"{sum(task.verdict == name for task in gated)} {name}"
-        for name in ("regression", "inconclusive", "pass")
+        for name in _COUNTED
+        if some_must_improve or not name.endswith("improved")
     ]
     return Text.assemble(
         (f"verdict: {report.verdict}", _STYLES[report.verdict]),
