@@ -12,7 +12,7 @@ from vlmserve.evals.sequential import compare_sequence
 from vlmserve.evals.statistics import PairedResult, compare_pairs
 
 if TYPE_CHECKING:
-    from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.eval_task import AskedTask
 
 _MIN_CLUSTERS = 2
 
@@ -106,7 +106,7 @@ def orientation(*, higher_is_better: bool, in_points: bool) -> Orientation:
 
 
 def compare_task(
-    task: "EvalTask",
+    task: "AskedTask",
     baseline: Sequence[SampleRecord],
     candidate: Sequence[SampleRecord],
     *,

@@ -25,7 +25,7 @@ _GROWTH = 0.25
 _WIDEST_MARGIN = 0.999
 
 # Of the order of the samples: it must not depend on the answers, and a resumed run must have it.
-_ORDER_SEED = 0
+ORDER_SEED = 0
 
 
 class TaskMonitor:
@@ -176,7 +176,7 @@ def _shuffled_clusters(samples: Sequence[Sample]) -> list[list[Sample]]:
     for sample, number in zip(samples, cluster_samples(samples), strict=True):
         clusters[number].append(sample)
     shuffled = list(clusters.values())
-    random.Random(_ORDER_SEED).shuffle(shuffled)  # noqa: S311 - an order, not a secret
+    random.Random(ORDER_SEED).shuffle(shuffled)  # noqa: S311 - an order, not a secret
     return shuffled
 
 

@@ -16,8 +16,8 @@ from vlmserve.evals.samples import Sample
 _Load = Callable[[], "EvalTask"]
 
 
-class EvalTask(Protocol):
-    """One task of a suite, ready to be asked and scored."""
+class AskedTask(Protocol):
+    """One task of a suite: its samples, and what is known of them."""
 
     @property
     def name(self) -> str:
@@ -39,11 +39,6 @@ class EvalTask(Protocol):
         """The metric's direction."""
         ...
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """How answers are scored, as JSON values: part of a suite's digest."""
-        ...
-
     def fields(self) -> dict[str, list[str]]:
         """The columns of the data that tell kinds of samples apart.
 
@@ -51,6 +46,15 @@ class EvalTask(Protocol):
             By column, the value of each of ``samples``, as text; of columns with a few different
             words or whole numbers.
         """
+        ...
+
+
+class EvalTask(AskedTask, Protocol):
+    """One task of a suite, ready to be asked and scored."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How answers are scored, as JSON values: part of a suite's digest."""
         ...
 
     def score(self, answers: Mapping[str, Completion]) -> dict[str, Scored | Failed]:

@@ -84,7 +84,7 @@ def _headers(task: EvalTask, progress: Progress) -> dict[str, ImageHeader | Medi
         medium.sha256: medium.source
         for sample in task.samples
         for medium in sample.media
-        if medium.kind == "image"
+        if medium.kind == "image" and medium.source is not None
     }
     what = f"{task.name}: images"
     read = read_image_headers(

@@ -13,15 +13,11 @@ from vlmserve.errors import ConfigError, MediaError, VlmserveError
 from vlmserve.evals.fields import telling_fields
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.sample_collector import SampleCollector
-from vlmserve.evals.samples import Medium, Sample, Turn, create_turns
+from vlmserve.evals.samples import FEWSHOT_SEED, Medium, Sample, Turn, create_turns
 from vlmserve.evals.task_checks import check_fields, sampling_params
 from vlmserve.evals.tasks import TaskSource, as_config_error, error_reason
 
 _LOG = logging.getLogger(__name__)
-
-# The examples of a few-shot prompt are drawn with it: the same for both sides and for every run,
-# or no answer would be found in the store again. The number is lm-eval's own default.
-_FEWSHOT_SEED = 1234
 
 
 class LmEvalTask:
@@ -170,7 +166,7 @@ def load_lm_eval_task(
         _check_task(task)
         params = sampling_params(task.config.generation_kwargs or {}, sampling)
         with as_config_error():
-            task.set_fewshot_seed(_FEWSHOT_SEED)
+            task.set_fewshot_seed(FEWSHOT_SEED)
             task.build_all_requests(
                 limit=limit,
                 apply_chat_template=True,

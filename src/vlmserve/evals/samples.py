@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from vlmserve.chat import ImagePart, Message, Part, Role, SamplingParams, TextPart, VideoPart
 from vlmserve.engine.base import GenerationRequest
 from vlmserve.errors import MediaError
+from vlmserve.media.headers import read_image_header
 from vlmserve.media.sniff import sniff_content_type
 
 MediumKind = Literal["image", "video"]
@@ -20,6 +21,10 @@ MediumKind = Literal["image", "video"]
 _PLACEHOLDER = re.compile(r"<(image|video)>")
 
 _ID_HEX_DIGITS = 32
+
+# The examples of a few-shot prompt are drawn with it: the same for both sides and for every run,
+# or no answer would be found in the store again. The number is lm-eval's own default.
+FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,11 @@ class Medium:
     sha256: str
     """Of the file's bytes, in hex."""
 
-    source: bytes | Path
+    source: bytes | Path | None
+    """``None`` for a medium of a kept run, whose bytes are not at hand."""
+
+    size_px: tuple[int, int] | None = None
+    """Width and height, as far as a kept run knows them."""
 
     @classmethod
     def load(cls, value: Any, folder: Path) -> "Medium":
@@ -64,13 +73,24 @@ class Medium:
         Raises:
             MediaError: The file has gone or has changed since it was loaded.
         """
-        data = self.source
-        if isinstance(data, Path):
-            data = _read(data)
-            if hashlib.sha256(data).hexdigest() != self.sha256:
-                raise MediaError(f"{_name(self.source)} has changed since the run began")
+        source = self.source
+        if source is None:
+            raise MediaError("the medium is not at hand: it is known from a kept run alone")
+        data = source if isinstance(source, bytes) else _read(source)
+        if isinstance(source, Path) and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise MediaError(f"{source} has changed since the run began")
         part = VideoPart if self.kind == "video" else ImagePart
         return part(data=data, content_type=self.content_type)
+
+    def upright_size_px(self) -> tuple[int, int] | None:
+        """Width and height of an image as it is to be looked at.
+
+        Raises:
+            MediaError: The file has gone, or is no image that is known here.
+        """
+        if self.source is None or self.kind != "image":
+            return self.size_px
+        return read_image_header(self.source).upright_size_px
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 
 from vlmserve.config.suite import SuiteConfig
 from vlmserve.evals.answering import Shared, Side, answer_sides
-from vlmserve.evals.early_stop import EarlyStop
+from vlmserve.evals.archive import create_kept_side, describe_task
+from vlmserve.evals.early_stop import ORDER_SEED, EarlyStop
+from vlmserve.evals.machine import describe_machine
 from vlmserve.evals.records import SideName
 from vlmserve.evals.report.json_report import (
     EvalReport,
     SideReport,
     SuiteReport,
 )
+from vlmserve.evals.run_record import KeptSuite, SideRecord
 from vlmserve.evals.runner import (
     AnswerListener,
     SideRun,
     SilentListener,
 )
-from vlmserve.evals.samples import content_digest
+from vlmserve.evals.samples import FEWSHOT_SEED, content_digest
 from vlmserve.evals.store import AnswerStore
 from vlmserve.evals.verdict import TaskRun, find_verdict
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 # What the scores rest on, beside vlmserve itself.
 _SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "rapidfuzz", "scipy", "numpy")
+
+# Media are sent as the files that they are; what vLLM makes of them is among a side's settings.
+_MEDIA_POLICY = {"sent": "original bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,11 @@ class Session:
             slices=found.slices,
             notes=(*_run_notes(baseline, candidate, self.limit), *found.notes),
         )
-        self.store.keep_report(self.run_id, report.model_dump_json())
+        kept = [
+            create_kept_side(name, _side_record(self, side, report, measured), measured)
+            for name, side in sides.items()
+        ]
+        self.store.keep_run(self.run_id, report.model_dump_json(), kept)
         return report
 
 
@@ -110,6 +120,37 @@ def _task_run(
     asked = None if stop is None else stop.asked(task)
     records = {name: run.records(task, asked) for name, run in runs.items()}
     return TaskRun(task=task, margin=margin, records=records, asked=asked)
+
+
+def _side_record(
+    session: Session, side: Side, report: EvalReport, measured: Sequence[TaskRun]
+) -> SideRecord:
+    suite = session.suite
+    return SideRecord(
+        name=side.name,
+        fingerprint=side.fingerprint,
+        settings=dict(side.settings),
+        suite=KeptSuite(
+            name=suite.name,
+            digest=report.suite.digest,
+            limit=session.limit,
+            config=suite.model_dump(mode="json", exclude_none=True),
+        ),
+        tasks=tuple(
+            describe_task(task, is_sequential=run.asked is not None)
+            for task, run in zip(session.tasks, measured, strict=True)
+        ),
+        media_policy=dict(_MEDIA_POLICY),
+        versions=report.versions,
+        seeds={
+            "sequential_order": ORDER_SEED,
+            "fewshot": FEWSHOT_SEED,
+            "replicate": side.replicate,
+        },
+        hardware=describe_machine(),
+        started_at=report.started_at,
+        finished_at=report.finished_at,
+    )
 
 
 def _suite_report(session: Session) -> SuiteReport:

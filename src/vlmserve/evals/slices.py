@@ -19,10 +19,9 @@ from scipy import stats
 from vlmserve.errors import MediaError
 from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.statistics import PairedResult, compare_pairs
-from vlmserve.media.headers import read_image_header
 
 if TYPE_CHECKING:
-    from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.eval_task import AskedTask
     from vlmserve.evals.samples import Sample
 
 # Fewer pairs tell nothing of a kind of samples.
@@ -47,7 +46,7 @@ class Slice:
 
 
 def find_slices(
-    task: "EvalTask", samples: Sequence["Sample"], scores: Mapping[str, tuple[float, float]]
+    task: "AskedTask", samples: Sequence["Sample"], scores: Mapping[str, tuple[float, float]]
 ) -> list[tuple[str, PairedResult]]:
     """Compare every slice of a task that has enough pairs.
 
@@ -91,7 +90,7 @@ def adjust_slices(found: Mapping[str, Sequence[tuple[str, PairedResult]]]) -> li
     return sorted(slices, key=lambda s: (s.pairs.difference >= 0, s.adjusted_p, s.pairs.difference))
 
 
-def _slices(task: "EvalTask", samples: Sequence["Sample"]) -> Iterator[tuple[str, list[int]]]:
+def _slices(task: "AskedTask", samples: Sequence["Sample"]) -> Iterator[tuple[str, list[int]]]:
     kinds = [Counter(medium.kind for medium in sample.media) for sample in samples]
     yield from _by_value("images", [count["image"] for count in kinds])
     yield from _by_value("videos", [count["video"] for count in kinds])
@@ -135,9 +134,12 @@ def _longest_side(sample: "Sample") -> int | None:
     for medium in sample.media:
         if medium.kind == "image":
             try:
-                sides += read_image_header(medium.source).upright_size_px
+                size_px = medium.upright_size_px()
             except MediaError:
                 return None  # the sample fails for itself
+            if size_px is None:
+                return None
+            sides += size_px
     return max(sides, default=None)
 
 

@@ -1,14 +1,16 @@
 """Answers kept in one SQLite file, keyed by what was asked and by what answered.
 
 An answer is committed as it arrives, so a run that is killed goes on where it stopped. Failures
-are never kept: the next run asks again. Reports are kept beside the answers they rest on.
+are never kept: the next run asks again. A run's report is kept together with every sample that it
+rests on, in one transaction: either all of it is there or nothing.
 """
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from types import TracebackType
 from vlmserve.chat import Completion
 from vlmserve.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # "vlms" in ASCII: tells our files from other SQLite files.
 _APPLICATION_ID = 0x766C6D73
@@ -39,6 +41,31 @@ CREATE TABLE runs (
 ) WITHOUT ROWID;
 """
 
+# Since version 2. Samples are named by what is known of them, so that many runs of one suite keep
+# them once; the JSON in these tables is that of vlmserve.evals.run_record.
+_RECORDS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sides (
+    run_id TEXT NOT NULL,
+    side TEXT NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (run_id, side)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS samples (
+    digest TEXT PRIMARY KEY,
+    sample TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outcomes (
+    run_id TEXT NOT NULL,
+    side TEXT NOT NULL,
+    task TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    asked_at INTEGER,
+    sample TEXT NOT NULL REFERENCES samples (digest),
+    outcome TEXT,
+    PRIMARY KEY (run_id, side, task, position)
+) WITHOUT ROWID;
+"""
+
 _RETRY_S = 0.05
 
 
@@ -51,6 +78,33 @@ class Answerer:
 
     settings: str
     """Digest of the engine's settings and versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRow:
+    """A sample of a task on one side of a run; texts are JSON."""
+
+    task: str
+    position: int
+    """In the order of the data set, from 0."""
+
+    asked_at: int | None
+    """In the order of asking, from 0; ``None`` where asking had stopped before."""
+
+    sample: str
+    """What was asked."""
+
+    outcome: str | None
+    """What became of it; ``None`` where it was not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSide:
+    """One side of a run with its samples; texts are JSON."""
+
+    side: str
+    record: str
+    rows: Sequence[KeptRow]
 
 
 def default_store_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -151,6 +205,72 @@ class AnswerStore:
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run_id, _now(), report)
             )
 
+    def keep_run(self, run_id: str, report: str | None, sides: Iterable[KeptSide]) -> None:
+        """Commit a run whole: its sides, their samples, and its report, as JSON text.
+
+        A run that is judged again replaces what was kept of it.
+
+        Args:
+            run_id: The run's name.
+            report: The report; ``None`` for a run that was not judged, as an imported one.
+            sides: What was compared.
+        """
+        with self._translated("the run cannot be kept"), self._transaction():
+            self._db.execute("DELETE FROM outcomes WHERE run_id=?", (run_id,))
+            self._db.execute("DELETE FROM sides WHERE run_id=?", (run_id,))
+            self._db.execute("DELETE FROM runs WHERE run_id=?", (run_id,))
+            for side in sides:
+                self._keep_side(run_id, side)
+            if report is not None:
+                self._db.execute("INSERT INTO runs VALUES (?, ?, ?)", (run_id, _now(), report))
+
+    def _keep_side(self, run_id: str, side: KeptSide) -> None:
+        self._db.execute("INSERT INTO sides VALUES (?, ?, ?)", (run_id, side.side, side.record))
+        digests = [hashlib.sha256(row.sample.encode()).hexdigest() for row in side.rows]
+        self._db.executemany(
+            "INSERT OR IGNORE INTO samples VALUES (?, ?)",
+            zip(digests, (row.sample for row in side.rows), strict=True),
+        )
+        self._db.executemany(
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (run_id, side.side, row.task, row.position, row.asked_at, digest, row.outcome)
+                for row, digest in zip(side.rows, digests, strict=True)
+            ),
+        )
+
+    def find_side(self, run_id: str, side: str) -> KeptSide | None:
+        """Return a side of a run with its samples in the order of the data set, or ``None``."""
+        with self._translated("cannot be read"), self._snapshot():
+            found = self._db.execute(
+                "SELECT record FROM sides WHERE run_id=? AND side=?", (run_id, side)
+            ).fetchone()
+            if found is None:
+                return None
+            rows = self._db.execute(
+                "SELECT task, position, asked_at, samples.sample, outcome FROM outcomes "
+                "JOIN samples ON samples.digest = outcomes.sample "
+                "WHERE run_id=? AND side=? ORDER BY task, position",
+                (run_id, side),
+            ).fetchall()
+        return KeptSide(side=side, record=str(found[0]), rows=[KeptRow(*row) for row in rows])
+
+    def list_sides(self, run_id: str) -> list[str]:
+        """Return the sides that are kept of a run; none where only its report is."""
+        with self._translated("cannot be read"):
+            rows = self._db.execute(
+                "SELECT side FROM sides WHERE run_id=? ORDER BY side", (run_id,)
+            ).fetchall()
+        return [str(side) for (side,) in rows]
+
+    def list_side_records(self) -> list[tuple[str, str, str]]:
+        """Return run id, side and record (JSON text) of every side, runs in alphabetical order."""
+        with self._translated("cannot be read"):
+            rows = self._db.execute(
+                "SELECT run_id, side, record FROM sides ORDER BY run_id, side"
+            ).fetchall()
+        return [(str(run), str(side), str(record)) for run, side, record in rows]
+
     def find_report(self, run_id: str) -> str | None:
         """Return the JSON text of a run's report; ``None`` if there is none."""
         with self._translated("cannot be read"):
@@ -179,15 +299,29 @@ class AnswerStore:
                 hint = "another process is writing to it; wait for it, or name another --store"
             raise ConfigError(f"{self.path}: {what}: {error}", hint=hint) from error
 
-    def _prepare(self) -> None:
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._create_or_check()
+            yield
         except BaseException:
             with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """See one state of the file, whatever others write meanwhile."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
+
+    def _prepare(self) -> None:
+        with self._transaction():
+            self._create_or_check()
         # Not before the check: it would change another program's file.
         self._switch_to_wal()
         # An answer may have cost minutes of a GPU: it survives a power cut, too.
@@ -209,8 +343,8 @@ class AnswerStore:
     def _create_or_check(self) -> None:
         (n_tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if n_tables == 0:
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
+            self._create(_SCHEMA)
+            self._create(_RECORDS_SCHEMA)
             self._db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             return
@@ -218,11 +352,19 @@ class AnswerStore:
         if application != _APPLICATION_ID:
             raise ConfigError(f"{self.path}: is a database of another program")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if not 1 <= version <= SCHEMA_VERSION:
             raise ConfigError(
                 f"{self.path}: has schema version {version}, this vlmserve reads {SCHEMA_VERSION}",
                 hint="name another file with --store",
             )
+        if version < SCHEMA_VERSION:
+            # Version 2 adds tables and leaves those of version 1 as they are.
+            self._create(_RECORDS_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _create(self, schema: str) -> None:
+        for statement in schema.split(";"):
+            self._db.execute(statement)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

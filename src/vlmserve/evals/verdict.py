@@ -22,7 +22,7 @@ from vlmserve.evals.samples import Sample
 from vlmserve.evals.slices import Slice, adjust_slices, find_slices
 
 if TYPE_CHECKING:
-    from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.eval_task import AskedTask
 
 # A few answers run on in any model; many mean that the limit is too low for the task.
 _MAX_CUT_FRACTION = 0.05
@@ -32,7 +32,7 @@ _MAX_CUT_FRACTION = 0.05
 class TaskRun:
     """One task, and what became of its samples on every side."""
 
-    task: "EvalTask"
+    task: "AskedTask"
     margin: float | None
     """The drop that it may show; ``None`` where it is not gated, or must improve."""
 

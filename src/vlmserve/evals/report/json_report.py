@@ -17,7 +17,7 @@ from vlmserve.evals.slices import Slice
 from vlmserve.evals.statistics import Method
 
 if TYPE_CHECKING:
-    from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.eval_task import AskedTask
 
 
 class AnswerReport(Value):
@@ -225,7 +225,7 @@ class EvalReport(Value):
 
 
 def create_task_reports(
-    tasks: Sequence["EvalTask"],
+    tasks: Sequence["AskedTask"],
     comparisons: Sequence[Comparison],
     judgement: Judgement,
     margins: Sequence[float | None],
@@ -274,7 +274,7 @@ def _slice_report(found: Slice, comparison: Comparison, alpha: float) -> SliceRe
 
 
 def _task_report(
-    task: "EvalTask", comparison: Comparison, verdict: TaskVerdict, margin: float | None
+    task: "AskedTask", comparison: Comparison, verdict: TaskVerdict, margin: float | None
 ) -> TaskReport:
     pairs = comparison.pairs
     # Results are oriented so that lower is worse; the report speaks the metric's own language.
