@@ -8,6 +8,7 @@ The tree, with the exit status a command ends with and the HTTP status a route a
         AdapterMismatchError     4    -   the adapter does not fit the base it is laid on
       EngineError                5  500   the engine or endpoint failed while running
         EngineUnavailableError   5  503   it is loading, overloaded or gone
+        ScoringUnsupportedError  5    -   it cannot tell how likely a given answer is
       RequestError               2  400   one request is wrong
         UnsupportedParameterError    400  a known parameter that this server does not honour
         ContextLengthError           400  prompt and media exceed max_model_len
@@ -32,6 +33,7 @@ __all__ = [
     "MediaError",
     "ModelNotFoundError",
     "RequestError",
+    "ScoringUnsupportedError",
     "UnsupportedParameterError",
     "VlmserveError",
 ]
@@ -82,6 +84,10 @@ class EngineUnavailableError(EngineError):
     """The engine is loading, overloaded or gone; the same request may succeed later."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class ScoringUnsupportedError(EngineError):
+    """The endpoint cannot tell how likely a given answer is; it may answer all the same."""
 
 
 class RequestError(VlmserveError):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from pydantic import Field
+
 from vlmserve.chat import Completion, Message, SamplingParams, Value
 from vlmserve.errors import VlmserveError
 
@@ -43,6 +45,54 @@ class GenerationResult(Value):
     """Seconds from the submission of the request to its end."""
 
 
+class ScoringRequest(Value):
+    """One conversation and an answer to it, of which the model's log-probability is asked."""
+
+    request_id: str
+    """The caller's own name for it; unique within one call of ``score``."""
+
+    model: str
+    """The served name of a base model or an adapter; one of ``Engine.models``."""
+
+    messages: tuple[Message, ...]
+    """Up to the answer."""
+
+    target: str
+    """The answer."""
+
+
+class TargetLogprobs(Value):
+    """How likely a model finds each token of an answer, given what comes before it."""
+
+    token_ids: tuple[int, ...]
+    """The answer as the served chat template writes it, and then the token that ends it; shape
+    ``(n,)``."""
+
+    logprobs: tuple[float, ...]
+    """Of each of them, in nats, at most 0, finite; shape ``(n,)``."""
+
+    has_end: bool
+    """Whether the last one ends the answer; a template may write no such token."""
+
+    is_greedy: bool
+    """Whether every token of the answer itself is the likeliest one at its place."""
+
+    n_bytes: int = Field(gt=0)
+    """Length of the answer in UTF-8."""
+
+    prompt_tokens: int = Field(ge=0)
+    """Tokens before the answer, media included."""
+
+
+class ScoringResult(Value):
+    """What became of one scoring request."""
+
+    request_id: str
+    outcome: TargetLogprobs | GenerationFailure
+    latency_s: float
+    """Seconds from the submission of the request to its end."""
+
+
 class Engine(Protocol):
     """Something that answers conversations; the eval runner knows only this."""
 
@@ -61,6 +111,19 @@ class Engine(Protocol):
         Raises:
             EngineError: The engine or endpoint is gone; requests without a result were not
                 answered.
+        """
+        ...
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoringResult]:
+        """Tell how likely given answers are, token by token (teacher forcing).
+
+        The answer is written as the served chat template writes a turn of the assistant, its end
+        token included. Where the template changes the answer, or the text before it, the request
+        fails: a number would be about something else. Results come as those of ``generate`` do.
+
+        Raises:
+            ScoringUnsupportedError: The endpoint gives no log-probabilities of a prompt's tokens.
+            EngineError: The engine or endpoint is gone.
         """
         ...
 

@@ -8,20 +8,24 @@ import gc
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.chat import Completion, SamplingParams, Usage
-from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
+from vlmserve.engine.base import (
+    GenerationRequest,
+    GenerationResult,
+    ScoringRequest,
+    ScoringResult,
+)
 from vlmserve.engine.environment import prepare_vllm
-from vlmserve.engine.media_connector import configure, media_request
+from vlmserve.engine.media_connector import configure
+from vlmserve.engine.offline_run import GenerationRun, ScoringRun, lora_request
 from vlmserve.engine.openai_messages import openai_messages
 from vlmserve.engine.plan import ServingPlan, plan_serving
 from vlmserve.engine.probe import check_logprob, probe_messages
 from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
-from vlmserve.errors import ContextLengthError, EngineError, ModelNotFoundError, RequestError
+from vlmserve.errors import EngineError
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits
@@ -30,10 +34,6 @@ if TYPE_CHECKING:
     from vlmserve.engine.base import Engine
 
 _LOG = logging.getLogger(__name__)
-
-# Rendered requests that wait beside those that run. Enough to keep the next batch full; each holds
-# its pixels in memory.
-_BACKLOG = 32
 
 
 def open_offline_engine(
@@ -144,7 +144,20 @@ class OfflineEngine:
         """
         if self._llm is None:
             raise EngineError("the engine is closed")
-        run = _Run(self._llm, self._plan, self._chat_settings)
+        run = GenerationRun(self._llm, self._plan, self._chat_settings)
+        try:
+            yield from run.results(iter(requests))
+        finally:
+            run.abort()
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoringResult]:
+        """Tell how likely given answers are; see ``Engine.score``.
+
+        Requests are taken from the iterable as the engine has room for them.
+        """
+        if self._llm is None:
+            raise EngineError("the engine is closed")
+        run = ScoringRun(self._llm, self._plan, self._chat_settings)
         try:
             yield from run.results(iter(requests))
         finally:
@@ -188,136 +201,10 @@ class OfflineEngine:
         self._scratch.cleanup()
 
 
-class _Run:
-    """One call of ``generate``: which requests are in the engine, and since when."""
-
-    def __init__(self, llm: Any, plan: ServingPlan, chat_settings: Mapping[str, Any]) -> None:
-        self._llm = llm
-        self._plan = plan
-        self._chat_settings = chat_settings
-        self._engine = llm.llm_engine
-        self._limit = self._engine.vllm_config.scheduler_config.max_num_seqs + _BACKLOG
-        self._running: dict[str, float] = {}
-        """Start of each request in the engine, by its id."""
-
-    def results(self, requests: Iterator[GenerationRequest]) -> Iterator[GenerationResult]:
-        exhausted = False
-        while not exhausted or self._running:
-            while not exhausted and len(self._running) < self._limit:
-                request = next(requests, None)
-                if request is None:
-                    exhausted = True
-                elif (refused := self._submit(request)) is not None:
-                    yield refused
-            if self._running:
-                yield from self._step()
-
-    def abort(self) -> None:
-        if self._running:
-            self._engine.abort_request(list(self._running))
-            self._running.clear()
-
-    def _submit(self, request: GenerationRequest) -> GenerationResult | None:
-        started = time.perf_counter()
-        try:
-            self._render_and_add(request)
-        except RequestError as error:
-            return GenerationResult(
-                request_id=request.request_id,
-                outcome=GenerationFailure.from_error(error),
-                latency_s=time.perf_counter() - started,
-            )
-        self._running[request.request_id] = started
-        return None
-
-    def _render_and_add(self, request: GenerationRequest) -> None:
-        from vllm.exceptions import VLLMClientError
-
-        lora = lora_request(self._plan, request.model)
-        try:
-            # What ``LLM.enqueue_chat`` does, but for the request's id, which it chooses itself.
-            with media_request():
-                prompt = self._llm._preprocess_chat_one(
-                    openai_messages(request.messages), **self._chat_settings
-                )
-            self._engine.add_request(
-                request.request_id, prompt, self._sampling(request.params), lora_request=lora
-            )
-        except (VLLMClientError, ValueError, TypeError) as error:
-            raise _request_error(error) from error
-
-    def _sampling(self, params: SamplingParams) -> Any:
-        from vllm.sampling_params import RequestOutputKind
-
-        # The checkpoint's generation_config gives the defaults, as it does in the server.
-        sampling = self._llm.get_default_sampling_params()
-        sampling.temperature = params.temperature
-        sampling.top_p = params.top_p
-        sampling.max_tokens = params.max_tokens
-        sampling.stop = list(params.stop)
-        sampling.seed = params.seed
-        sampling.output_kind = RequestOutputKind.FINAL_ONLY
-        sampling.__post_init__()
-        return sampling
-
-    def _step(self) -> Iterator[GenerationResult]:
-        try:
-            outputs = self._engine.step()
-        except Exception as error:
-            self._running.clear()
-            raise EngineError(f"vLLM failed while generating: {error}") from error
-        for output in outputs:
-            if not output.finished:
-                continue
-            started = self._running.pop(output.request_id)
-            yield GenerationResult(
-                request_id=output.request_id,
-                outcome=_completion(output),
-                latency_s=time.perf_counter() - started,
-            )
-
-
-def lora_request(plan: ServingPlan, model: str) -> Any:
-    """Find what vLLM wants beside a request to one of the served names.
-
-    Returns:
-        ``None`` for the base model, vLLM's ``LoRARequest`` for the adapter.
-
-    Raises:
-        ModelNotFoundError: Nothing is served under that name.
-    """
-    from vllm.lora.request import LoRARequest
-
-    if model == plan.base_name:
-        return None
-    if plan.adapter is not None and model == plan.adapter.name:
-        return LoRARequest(model, 1, str(plan.adapter.path))
-    raise ModelNotFoundError(f"no model {model!r} is loaded", param="model")
-
-
 def takes_images(model_config: Any) -> bool:
     """Tell from vLLM's model configuration whether requests may hold images."""
     multimodal = model_config.multimodal_config
     return multimodal is not None and multimodal.get_limit_per_prompt("image") > 0
-
-
-def _completion(output: Any) -> Completion:
-    answer = output.outputs[0]
-    reason = answer.finish_reason
-    return Completion(
-        text=answer.text,
-        finish_reason=reason if reason in ("stop", "length") else "abort",
-        usage=Usage(
-            prompt_tokens=len(output.prompt_token_ids), completion_tokens=len(answer.token_ids)
-        ),
-    )
-
-
-def _request_error(error: Exception) -> RequestError:
-    message = str(error.args[0]) if error.args else type(error).__name__
-    if "maximum context length" in message or "longer than the maximum model length" in message:
-        return ContextLengthError(message, param="messages")
-    return RequestError(message, param=getattr(error, "parameter", None))
 
 
 def _conforms(engine: OfflineEngine) -> "Engine":

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,8 +16,21 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from vlmserve.chat import Completion, FinishReason, Usage
-from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
+from vlmserve.engine.base import (
+    GenerationFailure,
+    GenerationRequest,
+    GenerationResult,
+    ScoringRequest,
+    ScoringResult,
+    TargetLogprobs,
+)
 from vlmserve.engine.openai_messages import openai_messages
+from vlmserve.engine.remote_scoring import (
+    answer_body,
+    names_an_addition,
+    question_body,
+    read_logprobs,
+)
 from vlmserve.errors import (
     AuthenticationError,
     ConfigError,
@@ -27,6 +40,7 @@ from vlmserve.errors import (
     MediaError,
     ModelNotFoundError,
     RequestError,
+    ScoringUnsupportedError,
     VlmserveError,
 )
 
@@ -34,6 +48,8 @@ if TYPE_CHECKING:
     from vlmserve.engine.base import Engine
 
 T = TypeVar("T")
+Q = TypeVar("Q", GenerationRequest, ScoringRequest)
+Answer = TypeVar("Answer", Completion, TargetLogprobs)
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -147,14 +163,33 @@ class RemoteEngine:
             AuthenticationError: The key is missing or wrong.
             ModelNotFoundError: A request asks for a model that is not served.
         """
+        return self._run(requests, self._answer)
+
+    def score(self, requests: Iterable[ScoringRequest]) -> Iterator[ScoringResult]:
+        """Tell how likely given answers are; see ``Engine.score``.
+
+        The endpoint must be vLLM's, or one that tells a prompt's log-probabilities as it does. Each
+        answer takes two requests of one generated token.
+
+        Raises:
+            ScoringUnsupportedError: It does not tell them.
+            EngineUnavailableError: The endpoint is gone or keeps saying that it is.
+            AuthenticationError: The key is missing or wrong.
+            ModelNotFoundError: A request asks for a model that is not served.
+        """
+        return self._run(requests, self._likelihood)
+
+    def _run(
+        self, requests: Iterable[Q], work: Callable[[Q], Coroutine[Any, Any, T]]
+    ) -> Iterator[T]:
         if self._loop.is_closed():
             raise EngineError("the engine is closed")
         waiting = iter(requests)
-        running: set[Future[GenerationResult]] = set()
+        running: set[Future[T]] = set()
         try:
             while True:
                 for request in islice(waiting, self._endpoint.concurrency - len(running)):
-                    running.add(self._submit(self._answer(request)))
+                    running.add(self._submit(work(request)))
                 if not running:
                     return
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -199,32 +234,63 @@ class RemoteEngine:
     async def _answer(self, request: GenerationRequest) -> GenerationResult:
         started = time.perf_counter()
         body = _body(request)
-        outcome: Completion | GenerationFailure
-        try:
-            outcome = await self._ask(body)
-        except openai.OpenAIError as error:
-            translated = self._translate(error)
-            if _ends_the_run(error, translated):
-                raise translated from error
-            outcome = GenerationFailure.from_error(translated)
-        except EngineError as error:
-            outcome = GenerationFailure.from_error(error)
+
+        async def ask() -> Completion:
+            return _completion(await self._client.chat.completions.create(**body))
+
+        outcome = await self._outcome(ask)
         return GenerationResult(
             request_id=request.request_id,
             outcome=outcome,
             latency_s=time.perf_counter() - started,
         )
 
-    async def _ask(self, body: dict[str, Any]) -> Completion:
+    async def _likelihood(self, request: ScoringRequest) -> ScoringResult:
+        started = time.perf_counter()
+
+        async def ask() -> TargetLogprobs:
+            create = self._client.chat.completions.create
+            try:
+                question = await create(**question_body(request))
+                answer = await create(**answer_body(request))
+            except openai.BadRequestError as error:
+                if names_an_addition(_message(error)):
+                    said = f"{self._endpoint.url}: {_message(error)}"
+                    raise ScoringUnsupportedError(said) from error
+                raise
+            return read_logprobs(request, question, answer)
+
+        outcome = await self._outcome(ask)
+        return ScoringResult(
+            request_id=request.request_id,
+            outcome=outcome,
+            latency_s=time.perf_counter() - started,
+        )
+
+    async def _outcome(
+        self, ask: Callable[[], Coroutine[Any, Any, Answer]]
+    ) -> Answer | GenerationFailure:
+        """Ask in time; what concerns this request alone is its failure."""
         try:
             async with asyncio.timeout(_PATIENCE * self._endpoint.timeout_s):
-                return _completion(await self._client.chat.completions.create(**body))
-        except TimeoutError as error:
-            raise self._too_slow() from error
+                return await ask()
+        except openai.OpenAIError as error:
+            translated = self._translate(error)
+            if _ends_the_run(error, translated):
+                raise translated from error
+            return GenerationFailure.from_error(translated)
+        except ScoringUnsupportedError:
+            raise
+        except (EngineError, RequestError) as error:
+            return GenerationFailure.from_error(error)
+        except TimeoutError:
+            return GenerationFailure.from_error(self._too_slow())
         except _MALFORMED as error:
-            raise EngineError(
-                f"the endpoint's answer is not a chat completion: {type(error).__name__}"
-            ) from error
+            return GenerationFailure.from_error(
+                EngineError(
+                    f"the endpoint's answer is not a chat completion: {type(error).__name__}"
+                )
+            )
 
     def _too_slow(self) -> EngineError:
         return EngineError(f"{self._endpoint.url}: no answer within {self._endpoint.timeout_s:g} s")
