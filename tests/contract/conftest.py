@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typing_extensions import override
+
+from vlmserve.cli.main import main
 
 Reply = tuple[int, Any]
 """Status, and a JSON value, text that is not JSON, or the bytes of a body that claims to be."""
@@ -135,3 +139,64 @@ def endpoint() -> Iterator[FakeEndpoint]:
 @pytest.fixture
 def answer() -> Callable[..., dict[str, Any]]:
     return chat_completion
+
+
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("VLMSERVE_API_KEY", raising=False)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Twenty sums; each target is ``right``."""
+    rows = [{"question": f"Sum {number}", "target": "right"} for number in range(20)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": "sums.jsonl"},
+        "test_split": "train",
+        "doc_to_text": "question",
+        "doc_to_target": "target",
+        "generation_kwargs": {"until": [], "max_gen_toks": 4, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task))
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        "name: small\ntask_files: [sums.yaml]\ngate: {margin: 0.2}\n"
+        "tasks: [{task: sums, metric: exact_match}]\n"
+    )
+    return path
+
+
+@pytest.fixture
+def two_models(endpoint: FakeEndpoint) -> Any:
+    """An endpoint with ``old``, which is always right, and ``new``, wrong below ``wrong``."""
+    entry = {"object": "model", "created": 1, "owned_by": "us"}
+    endpoint.models = [{"id": "old", **entry}, {"id": "new", **entry}]
+    endpoint.wrong = 0  # type: ignore[attr-defined]
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        number = int(body["messages"][0]["content"][0]["text"].split()[1])
+        fails = body["model"] == "new" and number < endpoint.wrong  # type: ignore[attr-defined]
+        return 200, chat_completion("wrong" if fails else "right")
+
+    endpoint.reply = reply
+    return endpoint
+
+
+@pytest.fixture
+def evaluate(two_models: Any, suite: Path, caches: None) -> Callable[..., int]:
+    """``vlmserve eval`` of ``new`` against ``old``; gives the exit status."""
+
+    def run(*more: str) -> int:
+        url = two_models.url
+        sides = ["--ckpt", f"{url}#new", "--baseline", f"{url}#old"]
+        return main(["eval", *sides, "--suite", str(suite), *more])
+
+    return run

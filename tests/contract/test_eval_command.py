@@ -12,70 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from vlmserve.cli.main import main
 
 Run = Callable[..., int]
 
 
-@pytest.fixture(autouse=True)
-def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.delenv("VLMSERVE_API_KEY", raising=False)
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """Twenty sums; each target is ``right``."""
-    rows = [{"question": f"Sum {number}", "target": "right"} for number in range(20)]
-    (tmp_path / "sums.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    task = {
-        "task": "sums",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": "sums.jsonl"},
-        "test_split": "train",
-        "doc_to_text": "question",
-        "doc_to_target": "target",
-        "generation_kwargs": {"until": [], "max_gen_toks": 4, "do_sample": False},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-    }
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task))
-    path = tmp_path / "suite.yaml"
-    path.write_text(
-        "name: small\ntask_files: [sums.yaml]\ngate: {margin: 0.2}\n"
-        "tasks: [{task: sums, metric: exact_match}]\n"
-    )
-    return path
-
-
-@pytest.fixture
-def two_models(endpoint: Any, answer: Any) -> Any:
-    """An endpoint with ``old``, which is always right, and ``new``, wrong below ``wrong``."""
-    entry = {"object": "model", "created": 1, "owned_by": "us"}
-    endpoint.models = [{"id": "old", **entry}, {"id": "new", **entry}]
-    endpoint.wrong = 0
-
-    def reply(body: dict[str, Any]) -> tuple[int, Any]:
-        number = int(body["messages"][0]["content"][0]["text"].split()[1])
-        fails = body["model"] == "new" and number < endpoint.wrong
-        return 200, answer("wrong" if fails else "right")
-
-    endpoint.reply = reply
-    return endpoint
-
-
-@pytest.fixture
-def evaluate(two_models: Any, suite: Path) -> Run:
-    def run(*more: str) -> int:
-        url = two_models.url
-        sides = ["--ckpt", f"{url}#new", "--baseline", f"{url}#old"]
-        return main(["eval", *sides, "--suite", str(suite), *more])
-
-    return run
+pytestmark = pytest.mark.usefixtures("caches")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
@@ -149,6 +149,26 @@ def _keep_medium(medium: Medium) -> KeptMedium:
         sha256=medium.sha256,
         size_px=size_px,
     )
+
+
+def parse_run(reference: str) -> tuple[str, SideName | None]:
+    """Take ``RUN`` or ``RUN:SIDE`` apart."""
+    run_id, _, last = reference.rpartition(":")
+    for side in get_args(SideName):
+        if run_id and last == side:
+            return run_id, side
+    return reference, None
+
+
+def load_sides(store: AnswerStore, run_id: str) -> list[RecordedSide]:
+    """Read all sides of a run back, the baseline first.
+
+    Raises:
+        ConfigError: As ``load_side`` does.
+    """
+    kept = store.list_sides(run_id)
+    found = [load_side(store, run_id, side) for side in get_args(SideName) if side in kept]
+    return found or [load_side(store, run_id)]
 
 
 def load_side(store: AnswerStore, run_id: str, side: SideName = "candidate") -> RecordedSide:
