@@ -5,7 +5,6 @@ requests, media and caches is not used.
 """
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from typing_extensions import override
 
 from vlmserve.errors import ConfigError, VlmserveError
+from vlmserve.evals.media_columns import keep_files
 from vlmserve.evals.task_checks import check_shapes, resolve_data_files
 from vlmserve.evals.task_files import TaskFiles
 from vlmserve.platform import cure_torch_extensions
@@ -126,12 +126,16 @@ class _HeldOutTask(ConfigurableTask):  # type: ignore[misc]
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: object) -> None:
         """Load the data set, with relative paths taken from the task's file."""
         config = self.config
-        if not callable(config.custom_dataset):
-            dataset_kwargs = resolve_data_files(
-                str(config.dataset_path), dataset_kwargs or {}, self.folder
-            )
         try:
-            super().download(dataset_kwargs)
+            if callable(config.custom_dataset):
+                # As lm-eval does it, without its advertisement for --metadata.
+                settings = {**(config.metadata or {}), **(config.dataset_kwargs or {})}
+                self.dataset = config.custom_dataset(**settings)
+            else:
+                files = resolve_data_files(
+                    str(config.dataset_path), dataset_kwargs or {}, self.folder
+                )
+                super().download(files)
         except datasets.exceptions.DatasetGenerationError as error:
             # The Parquet reader takes the size of the first row group for its batches.
             if "BatchSize must be greater than 0" in str(error.__cause__):
@@ -161,21 +165,9 @@ class _HeldOutTask(ConfigurableTask):  # type: ignore[misc]
         if not isinstance(docs, datasets.Dataset):
             return docs
         names = self.config.doc_to_image
-        for name in names if isinstance(names, list) else [names]:
-            # A column that is named is sent as it is stored; functions get decoded images.
-            if isinstance(name, str) and name in docs.features:
-                docs = docs.cast_column(name, _undecoded(docs.features[name]))
-        return docs
-
-
-def _undecoded(feature: Any) -> Any:
-    if isinstance(feature, dict):
-        return {name: _undecoded(below) for name, below in feature.items()}
-    if hasattr(feature, "feature"):
-        return dataclasses.replace(feature, feature=_undecoded(feature.feature))
-    if hasattr(feature, "decode"):
-        return dataclasses.replace(feature, decode=False)
-    return feature
+        listed = names if isinstance(names, list) else [names]
+        # A column that is named is sent as it is stored; functions get decoded images.
+        return keep_files(docs, [name for name in listed if isinstance(name, str)])
 
 
 def _check_metrics(config: Mapping[str, Any]) -> None:
