@@ -41,6 +41,7 @@ _VERBS = {
     "check": _Verb("vlmserve.cli.check", "say what is wrong with a checkpoint, from its files"),
     "serve": _Verb("vlmserve.cli.serve", "serve a checkpoint behind the OpenAI API"),
     "eval": _Verb("vlmserve.cli.evaluate", "judge a checkpoint against the one before it"),
+    "compare": _Verb("vlmserve.cli.compare", "judge one kept run against another"),
     "runs": _Verb("vlmserve.cli.runs", "list what has been judged"),
     "report": _Verb("vlmserve.cli.report", "show or write the report of a run again"),
     "export": _Verb("vlmserve.cli.export", "write the samples of a run as a file"),

@@ -177,6 +177,18 @@ def require_eval_extra() -> None:
     Raises:
         ConfigError: A package of the extra ``eval`` is missing.
     """
-    for module in _EVAL_MODULES:
+    require_packages(*_EVAL_MODULES)
+
+
+def require_packages(*modules: str) -> None:
+    """Make sure that some packages of the extra ``eval`` are installed.
+
+    Args:
+        modules: Their names of import.
+
+    Raises:
+        ConfigError: One is missing.
+    """
+    for module in modules:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{module} is not installed", hint="pip install 'vlmserve[eval]'")

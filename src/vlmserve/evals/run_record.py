@@ -17,6 +17,10 @@ Origin = Literal["vlmserve", "lm-eval", "lmms-eval", "vlmevalkit"]
 """Which program asked and scored."""
 
 
+ContentPart = Literal["target", "prompt", "media"]
+"""What makes two samples the same."""
+
+
 class KeptMedium(Value):
     """An image or a video of a sample, by content; its bytes are where the data set has them."""
 
@@ -52,6 +56,9 @@ class KeptSample(Value):
 
     keys: dict[str, str] = Field(default_factory=dict)
     """What an imported sample can be known by beside its content, such as ``doc_id``."""
+
+    unknown: tuple[ContentPart, ...] = ()
+    """What the log that it was imported from does not say of it."""
 
 
 class KeptOutcome(Value):
