@@ -204,8 +204,9 @@ def test_links_out_of_the_allowed_root(client: openai.OpenAI, server: Server) ->
 def test_image_that_the_processor_refuses(client: openai.OpenAI) -> None:
     error = refused(client, QUESTION, image(media.png((5000, 10), media.RED)))
 
-    assert "aspect ratio must be smaller than 200" in error.message
-    assert error.code == "invalid_media"
+    assert "longer side is more than 200 times the shorter" in error.message
+    assert error.code == "invalid_image"
+    assert error.param == IMAGE_FIELD
 
 
 @pytest.mark.parametrize(

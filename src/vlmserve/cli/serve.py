@@ -66,7 +66,8 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
     from vlmserve.checkpoint.provenance import parse_train_env
     from vlmserve.engine.environment import prepare_vllm
     from vlmserve.engine.media_connector import configure
-    from vlmserve.engine.plan import plan_serving
+    from vlmserve.engine.plan import plan_serving, served_formula
+    from vlmserve.engine.prompt_meter import PromptLimits
     from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
     from vlmserve.server.auth import take_api_key
     from vlmserve.server.run import run_server
@@ -95,6 +96,15 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             serving = run_server(
-                vllm_args, sock, plan.names, config.server, key=key, on_ready=stages.end
+                vllm_args,
+                sock,
+                plan.names,
+                config.server,
+                key=key,
+                limits=PromptLimits(
+                    served_formula(checkpoint, plan.mm_processor_kwargs),
+                    config.media.max_request_visual_tokens,
+                ),
+                on_ready=stages.end,
             )
             runner.run(serving)

@@ -105,6 +105,9 @@ class ServerConfig(StrictModel):
     reasoning_parser: str | None = None
     """vLLM's name of a reasoning format, such as ``qwen3``."""
 
+    playground: bool = True
+    """Serve a page at ``/`` to ask every served model side by side."""
+
     @field_validator("served_model_name", "base_served_name")
     @classmethod
     def _not_a_path(cls, name: str | None) -> str | None:
@@ -183,6 +186,10 @@ class MediaConfig(StrictModel):
     max_request_pixels: int = Field(default=300_000_000, gt=0)
     """Pixels of one request that are decoded: of all images, and of all frames that are sampled
     from its videos. The default takes 120 frames of full HD, which are 900 MB."""
+
+    max_request_visual_tokens: int | None = Field(default=None, gt=0)
+    """Tokens that the images and videos of one request may take together; as many as the model's
+    context holds when unset."""
 
     @field_validator("allowed_hosts")
     @classmethod

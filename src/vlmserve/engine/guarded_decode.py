@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlmserve.errors import MediaError
+from vlmserve.media.headers import read_image_header
 from vlmserve.media.limits import (
     RequestTotals,
     check_frame,
@@ -18,6 +19,7 @@ from vlmserve.media.limits import (
     check_size,
     check_video,
 )
+from vlmserve.media.videos import VideoHeader
 
 if TYPE_CHECKING:
     from vlmserve.config.serve import MediaConfig
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _FRAME_LIST = "video/jpeg"
 _UNSURE_FRAMES = 2
+_FRAME_LIST_FPS = 1.0
 
 
 def kind_of(media_io: Any) -> "MediaKind":
@@ -49,6 +52,7 @@ def decode(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTot
 
     Raises:
         MediaError: The file is over a limit, or its header is none.
+        NotDecodedError: The request's watch saw enough.
         Exception: Whatever a decoder raises at broken content.
     """
     kind = kind_of(media_io)
@@ -56,6 +60,7 @@ def decode(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTot
     totals.add_bytes(len(data))
     if kind == "image":
         totals.add_pixels(check_image(data, config))
+        totals.show_image(data)
         return media_io.load_bytes(data)
     if kind == "video":
         return _decode_video(data, media_io, config, totals)
@@ -104,6 +109,7 @@ def _decode_frame_list(
             "operator raise engine.media_io_kwargs.video.num_frames"
         )
     check_n_frames(n_frames, config)
+    data = b""
     for number, text in enumerate(content.split(",")):
         try:
             data = _decode_base64(text)
@@ -111,13 +117,16 @@ def _decode_frame_list(
             totals.add_pixels(check_frame(data, config))
         except MediaError as error:
             raise MediaError(f"frame {number}: {error.message}") from error.__cause__
+    # Frames of several sizes are refused by the loader.
+    size = read_image_header(data).upright_size_px
+    totals.show_video(VideoHeader(*size, n_frames, _FRAME_LIST_FPS), range(n_frames))
     return media_io.load_base64(content_type, content)
 
 
 def _decode_video(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTotals) -> Any:
     header = check_video(data, config)
     frame_pixels = header.width_px * header.height_px
-    counted = _counting(media_io.video_loader, frame_pixels, totals)
+    counted = _counting(media_io.video_loader, header, totals)
     # vLLM uses one loader for several files at times.
     own_io = copy.copy(media_io)
     own_io.video_loader = counted
@@ -144,9 +153,11 @@ def _refuse_lost_frames(
         )
 
 
-def _counting(loader: Any, frame_pixels: int, totals: RequestTotals) -> Any:
+def _counting(loader: Any, header: VideoHeader, totals: RequestTotals) -> Any:
     """Derive a loader that counts the frames it is going to decode."""
     from typing_extensions import override
+
+    frame_pixels = header.width_px * header.height_px
 
     class CountingLoader(type(loader)):  # type: ignore[misc]
         """Counts once; some loaders sample again to describe what they decoded."""
@@ -160,6 +171,7 @@ def _counting(loader: Any, frame_pixels: int, totals: RequestTotals) -> Any:
             if not cls.sampled:
                 cls.sampled = list(indices)
                 totals.add_pixels(len(indices) * frame_pixels)
+                totals.show_video(header, indices)
             return indices
 
     return CountingLoader()

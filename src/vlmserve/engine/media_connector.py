@@ -23,6 +23,7 @@ from vlmserve.errors import ConfigError, MediaError
 from vlmserve.media.fetch import MediaFetcher
 from vlmserve.media.limits import RequestTotals, max_bytes
 from vlmserve.media.local import read_local_file
+from vlmserve.media.measured import NotDecodedError, Undecoded, Watch
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,9 @@ _SCHEME_CHARS = 8
 Locate = Callable[[str], str | None]
 """Finds the dotted field of a request that holds a URL."""
 
+Fields = Callable[[str], list[str]]
+"""Lists the dotted fields of a request that hold media of one kind, in reading order."""
+
 
 @dataclass(frozen=True, slots=True)
 class MediaRequest:
@@ -42,6 +46,7 @@ class MediaRequest:
 
     totals: RequestTotals
     locate: Locate | None
+    fields: Fields | None = None
 
 
 current_request: ContextVar[MediaRequest | None] = ContextVar("media_request", default=None)
@@ -73,15 +78,39 @@ def configure(config: MediaConfig) -> None:
 
 
 @contextlib.contextmanager
-def media_request(locate: Locate | None = None) -> Iterator[None]:
+def media_request(locate: Locate | None = None, fields: Fields | None = None) -> Iterator[None]:
     """Count all media that are loaded inside as those of one request.
 
     Args:
         locate: Names the place of a medium in errors.
+        fields: Names the places of all media of a kind.
     """
-    token = current_request.set(MediaRequest(RequestTotals(_guard.config), locate))
+    token = current_request.set(MediaRequest(RequestTotals(_guard.config), locate, fields))
     try:
         yield
+    finally:
+        current_request.reset(token)
+
+
+@contextlib.contextmanager
+def watched_media(watch: Watch) -> Iterator[MediaRequest]:
+    """Have media that are loaded inside seen before they are decoded.
+
+    Args:
+        watch: What sees them; where it raises ``NotDecodedError``, ``Undecoded`` is loaded.
+
+    Yields:
+        The request that they count for.
+    """
+    around = current_request.get()
+    request = MediaRequest(
+        RequestTotals(_guard.config, watch, of=None if around is None else around.totals),
+        None if around is None else around.locate,
+        None if around is None else around.fields,
+    )
+    token = current_request.set(request)
+    try:
+        yield request
     finally:
         current_request.reset(token)
 
@@ -121,6 +150,8 @@ def _load(url: str, media_io: Any) -> Any:
         # In a thread of its own: the caller's may be running an event loop.
         data = _threads().submit(asyncio.run, _fetch(url, media_io)).result()
         return decode(data, media_io, _guard.config, _totals(request))
+    except NotDecodedError as spared:
+        return Undecoded(spared.measured)
     except Exception as error:
         raise _as_request_error(error, url, media_io, request) from error
 
@@ -136,6 +167,8 @@ async def _load_async(url: str, media_io: Any) -> Any:
             )
         data = await _fetch(url, media_io)
         return await loop.run_in_executor(_threads(), decode, data, media_io, _guard.config, totals)
+    except NotDecodedError as spared:
+        return Undecoded(spared.measured)
     except Exception as error:
         raise _as_request_error(error, url, media_io, request) from error
 

@@ -1,18 +1,24 @@
 """Decides how a checkpoint is put in front of vLLM: directory, names, adapter, media settings."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.checkpoint.overlay import create_overlay, find_gaps
-from vlmserve.checkpoint.serving_limits import training_media_settings
-from vlmserve.errors import AdapterMismatchError, ConfigError
+from vlmserve.checkpoint.processor_settings import load_processor_settings
+from vlmserve.checkpoint.serving_limits import training_media_settings, with_processor_kwargs
+from vlmserve.checkpoint.visual_tokens.formula import load_visual_tokens
+from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.checkpoint.visual_tokens.base import VisualTokens
     from vlmserve.config.serve import ServeConfig
+
+_LOG = logging.getLogger(__name__)
 
 # vllm/config/lora.py, MaxLoRARanks: the engine reserves room for one of these.
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -102,6 +108,26 @@ def plan_serving(
         media_io_kwargs=media_io,
         notes=(*notes, *training.notes),
     )
+
+
+def served_formula(
+    checkpoint: "Checkpoint", mm_processor_kwargs: Mapping[str, Any]
+) -> "VisualTokens | None":
+    """The family's token formula with the settings that are served.
+
+    Args:
+        checkpoint: The checkpoint.
+        mm_processor_kwargs: The plan's; they win over the processor's files.
+
+    Returns:
+        The formula, or ``None`` where none is known, or a setting that it needs is broken.
+    """
+    try:
+        settings = with_processor_kwargs(load_processor_settings(checkpoint), mm_processor_kwargs)
+        return load_visual_tokens(checkpoint, settings)
+    except CheckpointError as error:
+        _LOG.warning("tokens of images are known only after they are processed: %s", error.message)
+        return None
 
 
 def _complete_directory(

@@ -100,6 +100,8 @@ def _server_flags(config: "ServeConfig") -> list[str]:
         flags += ["--reasoning-parser", server.reasoning_parser]
     # Ctrl-C in a terminal reaches the engine's process as well: let it finish what runs, too.
     flags += ["--shutdown-timeout", str(math.ceil(server.drain_timeout_s))]
+    # Cached tokens and those of each modality in the usage of every answer.
+    flags.append("--enable-prompt-tokens-details")
     # Request lines of every call at the level at which a team watches its server.
     return [*flags, "--disable-uvicorn-access-log"]
 

@@ -6,10 +6,13 @@ Sizes are read from headers: a file of some kilobytes can state an image that de
 import io
 import os
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.errors import MediaError
+from vlmserve.media.headers import read_image_header
 from vlmserve.media.kind import MediaKind, check_kind
+from vlmserve.media.measured import Measured, Watch
 from vlmserve.media.video_stream import VideoStream
 from vlmserve.media.videos import VideoHeader
 
@@ -26,13 +29,20 @@ class RequestTotals:
 
     Args:
         config: The limits.
+        watch: Told of each medium before it is decoded.
+        of: Totals to go on with, where the watch is of a part of a request.
     """
 
-    def __init__(self, config: "MediaConfig") -> None:
+    def __init__(
+        self,
+        config: "MediaConfig",
+        watch: Watch | None = None,
+        *,
+        of: "RequestTotals | None" = None,
+    ) -> None:
         self._config = config
-        self._lock = threading.Lock()
-        self._n_bytes = 0
-        self._n_pixels = 0
+        self._watch = watch
+        self._sums: _Sums = _Sums() if of is None else of._sums
 
     def add_bytes(self, n_bytes: int) -> None:
         """Count a file.
@@ -41,9 +51,9 @@ class RequestTotals:
             MediaError: The request's files are too large together.
         """
         limit = self._config.max_request_bytes
-        with self._lock:
-            self._n_bytes += n_bytes
-            over = self._n_bytes > limit
+        with self._sums.lock:
+            self._sums.n_bytes += n_bytes
+            over = self._sums.n_bytes > limit
         if over:
             raise MediaError(
                 f"with it the files of this request are larger than {limit} bytes; send fewer, or "
@@ -57,15 +67,51 @@ class RequestTotals:
             MediaError: The request's images and sampled frames have too many pixels together.
         """
         limit = self._config.max_request_pixels
-        with self._lock:
-            self._n_pixels += n_pixels
-            total = self._n_pixels
+        with self._sums.lock:
+            self._sums.n_pixels += n_pixels
+            total = self._sums.n_pixels
         if total > limit:
             raise MediaError(
                 f"with it this request has {total} pixels to decode, in images and sampled frames, "
                 f"and {limit} are allowed; send fewer or smaller ones, or let the operator raise "
                 "media.max_request_pixels"
             )
+
+    def show_image(self, data: bytes) -> None:
+        """Let the watch see an image whose header was found sound.
+
+        Raises:
+            NotDecodedError: It need not be decoded.
+        """
+        if self._watch is not None:
+            self._watch(Measured("image", *read_image_header(data).upright_size_px))
+
+    def show_video(self, header: VideoHeader, indices: Sequence[int]) -> None:
+        """Let the watch see a video and which of its frames are going to be decoded.
+
+        Raises:
+            NotDecodedError: They need not be.
+        """
+        if self._watch is not None:
+            self._watch(
+                Measured(
+                    "video",
+                    header.width_px,
+                    header.height_px,
+                    tuple(int(index) for index in indices),
+                    header.frames_per_second,
+                    header.n_frames,
+                )
+            )
+
+
+class _Sums:
+    """Counted from several threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.n_bytes = 0
+        self.n_pixels = 0
 
 
 def check_size(n_bytes: int, kind: MediaKind, config: "MediaConfig") -> None:

@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.server import validation
+from vlmserve.engine import prompt_meter
+from vlmserve.engine.prompt_meter import TokenRules
+from vlmserve.server import budget, usage_details, validation
 from vlmserve.server.admission import Admission, AdmissionGate
 from vlmserve.server.auth import ApiKeyGuard
 from vlmserve.server.errors import ErrorTranslator
@@ -13,9 +15,15 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
+    from vlmserve.engine.prompt_meter import PromptLimits
+
 
 async def create_app(
-    engine_client: Any, args: "Namespace", admission: Admission, key: str | None
+    engine_client: Any,
+    args: "Namespace",
+    admission: Admission,
+    key: str | None,
+    limits: "PromptLimits",
 ) -> "FastAPI":
     """Build vLLM's app over a running engine and add ours.
 
@@ -24,6 +32,7 @@ async def create_app(
         args: vLLM's own arguments.
         admission: Shared with whoever decides to stop the server.
         key: The API key that requests must carry; ``None`` leaves the API open.
+        limits: What prompts are held to beside the model's context.
 
     Returns:
         The app; its lifespan is vLLM's.
@@ -37,9 +46,13 @@ async def create_app(
     tasks = await engine_client.get_supported_tasks()
     app: FastAPI = vllm_app.build_app(args, tasks, engine_client.model_config)
     await init_app_state(engine_client, app.state, args, tasks)
+    rules = TokenRules(engine_client.model_config.max_model_len, limits)
+    prompt_meter.install(rules)
+    usage_details.install()
     _hide_paths(app)
     validation.install(app)
     _add_routes(app, admission)
+    budget.add_route(app, rules)
     # Starlette runs the middleware added last first.
     app.add_middleware(AdmissionGate, admission=admission)
     app.add_middleware(ErrorTranslator)

@@ -58,7 +58,7 @@ class ErrorTranslator:
             return
         body = RequestBody(receive)
         answer = _Answer(send, body)
-        with media_request(body.locate):
+        with media_request(body.locate, body.media_fields):
             await self._app(scope, body.receive, answer.send)
 
 

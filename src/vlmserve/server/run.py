@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from vlmserve.config.serve import ServerConfig
+    from vlmserve.engine.prompt_meter import PromptLimits
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ async def run_server(  # noqa: PLR0913 - the one way in, called once
     config: "ServerConfig",
     *,
     key: str | None,
+    limits: "PromptLimits",
     on_ready: Callable[[], None],
 ) -> None:
     """Load the model, serve until told to stop, and drain.
@@ -68,6 +70,7 @@ async def run_server(  # noqa: PLR0913 - the one way in, called once
         names: The served names, each of which is probed before the server listens.
         config: The HTTP server's settings.
         key: The API key that requests must carry, if any.
+        limits: What prompts are held to beside the model's context.
         on_ready: Called when the models have answered and the server is about to listen.
 
     Raises:
@@ -77,7 +80,7 @@ async def run_server(  # noqa: PLR0913 - the one way in, called once
     """
     async with _running_engine(args) as client:
         admission = Admission()
-        app = await create_app(client, args, admission, key)
+        app = await create_app(client, args, admission, key, limits)
         await probe_models(app, client.model_config, names)
         # From here on connections are queued, so that "ready" is true when it is read.
         try:

@@ -29,6 +29,11 @@ _TOO_LONG = (
     re.compile(r"prompt \(length (?P<total>\d+)\).*?longer than the maximum.*? of (?P<limit>\d+)"),
     re.compile(r"Input length \((?P<total>\d+)\) exceeds.*?\((?P<limit>\d+)\)"),
 )
+# How engine/prompt_budget.py says it.
+_BUDGET_CODES = {
+    re.compile(r"the prompt has \d+ tokens, and this model's context"): "context_length_exceeded",
+    re.compile(r"the images and videos of this request take \d+ tokens"): "too_many_visual_tokens",
+}
 _TOO_MANY_MEDIA = re.compile(r"At most (?P<limit>\d+) (?P<kind>\w+)\(s\) may be provided")
 _UNKNOWN_MODEL = re.compile(r"The model `.*` does not exist")
 _ENGINE_GONE = re.compile(r"EngineCore encountered an issue|EngineDead|engine is dead")
@@ -62,7 +67,11 @@ def translate(status: int, content: bytes, request: "RequestBody") -> Answer:
     """
     message, param, code = _read(status, content)
     message = _FIELDS.sub("", message).strip()
-    recognised = _too_long(message, request) or _too_many_media(message, request)
+    recognised = (
+        _over_budget(message, request)
+        or _too_long(message, request)
+        or _too_many_media(message, request)
+    )
     if recognised is not None:
         return recognised
     if _UNKNOWN_MODEL.search(message):
@@ -106,6 +115,11 @@ def _caller(
 
 def _media_code(message: str) -> str | None:
     return next((code for start, code in _MEDIA_CODES.items() if message.startswith(start)), None)
+
+
+def _over_budget(message: str, request: "RequestBody") -> Answer | None:
+    code = next((code for rule, code in _BUDGET_CODES.items() if rule.match(message)), None)
+    return None if code is None else _caller(message, request.prompt_field, code)
 
 
 def _too_long(message: str, request: "RequestBody") -> Answer | None:

@@ -89,6 +89,15 @@ class VisualTokens(ABC):
         del duration_s, fps, n_frames
         return None
 
+    def with_max_pixels(self, max_pixels: int) -> "VisualTokens | None":
+        """The formula with a lower limit for images, or ``None`` where the processor has none.
+
+        Args:
+            max_pixels: Width times height after resizing, at most.
+        """
+        del max_pixels
+        return None
+
 
 def require_size(width_px: int, height_px: int) -> None:
     """Refuse what is no size.

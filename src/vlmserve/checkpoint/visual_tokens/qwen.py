@@ -8,7 +8,7 @@ models/qwen3_vl.py ``_get_vision_info``), but without ``cap_pixels_per_frame``.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from typing_extensions import override
@@ -139,6 +139,15 @@ class QwenTokens(VisualTokens):
         else:
             width, height = patches.require_whole(width_px, height_px)
         return VisualSize(patches.tokens(width, height), width, height)
+
+    @override
+    def with_max_pixels(self, max_pixels: int) -> "QwenTokens | None":
+        patches = self.image_patches
+        if not patches.do_resize:
+            return None
+        # The smallest size goes on to hold.
+        lowered = max(min(max_pixels, patches.max_pixels), patches.min_pixels)
+        return replace(self, image_patches=replace(patches, max_pixels=lowered))
 
     def _steps(self, n_frames: int) -> int:
         """Steps in time, the last frame repeated where they do not come out even."""

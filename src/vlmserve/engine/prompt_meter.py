@@ -1,0 +1,343 @@
+"""Counts the tokens of each part while vLLM 0.32 renders a chat, and refuses what does not fit.
+
+vLLM decodes and processes all media of a request before it looks at the length of the prompt, and
+its refusal names one number. Here the family's formula says from the headers what each image and
+video takes: those that lie behind the limit are not decoded, and a prompt that cannot fit is
+refused before the processor runs. What the processor makes is compared with the formula; where the
+two differ once, the processor alone is believed from then on.
+"""
+
+import functools
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
+
+from vlmserve.checkpoint.visual_tokens.base import VisualSize, VisualTokens
+from vlmserve.engine.media_connector import Fields, watched_media
+from vlmserve.engine.prompt_budget import MediaPart, PromptBudget
+from vlmserve.media.measured import Measured, NotDecodedError, Undecoded
+from vlmserve.metrics import BUDGET_REFUSALS, PLACEHOLDER_MISMATCHES
+
+_LOG = logging.getLogger(__name__)
+
+_Kind = Literal["image", "video"]
+_KINDS: tuple[_Kind, ...] = ("image", "video")
+_PLACEHOLDER_TOKENS = 16
+"""More than the text that any family has in the place of an image before it is processed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLimits:
+    """What is known of a server's prompts before its engine is loaded."""
+
+    formula: VisualTokens | None = None
+    """The family's token formula with the processor settings that are served."""
+
+    max_visual_tokens: int | None = None
+    """What the images and videos of one request may take, if that is limited."""
+
+
+class TokenRules:
+    """What prompts of one server are held to.
+
+    Args:
+        limit: ``max_model_len``.
+        limits: What else.
+    """
+
+    def __init__(self, limit: int, limits: PromptLimits) -> None:
+        self.limit = limit
+        self.formula = limits.formula
+        self.max_visual_tokens = limits.max_visual_tokens
+        self._believed = set(_KINDS)
+
+    def size(self, measured: Measured) -> VisualSize | None:
+        """What the formula makes of a medium; ``None`` where there is none that can be believed.
+
+        Raises:
+            MediaError: The processor is going to refuse it.
+        """
+        if self.formula is None or measured.kind not in self._believed:
+            return None
+        width, height = measured.width_px, measured.height_px
+        if measured.kind == "image":
+            return self.formula.image(width, height)
+        n_frames = len(measured.frame_indices)
+        return self.formula.video(width, height, n_frames, frame_times_s=measured.frame_times_s)
+
+    def report_mismatch(self, measured: Measured, expected: int, made: int) -> None:
+        """Count that the processor made another number of tokens, and believe it from now on."""
+        PLACEHOLDER_MISMATCHES.labels(measured.kind).inc()
+        if measured.kind in self._believed:
+            self._believed.discard(measured.kind)
+            _LOG.warning(
+                "the model's processor makes %d tokens of a %s of %d x %d pixels, and its family's "
+                "formula gives %d: the processor is believed, and requests with too many tokens "
+                "are refused only after it has run",
+                made,
+                measured.kind,
+                measured.width_px,
+                measured.height_px,
+                expected,
+            )
+
+    def is_over(self, visual_tokens: int, text_tokens: int = 0) -> bool:
+        """Whether a prompt of at least so many tokens is refused."""
+        over_visual = self.max_visual_tokens is not None and visual_tokens > self.max_visual_tokens
+        return over_visual or visual_tokens + text_tokens >= self.limit
+
+
+class PromptMeter:
+    """The parts of one prompt while it is rendered; its watch is called from several threads.
+
+    Args:
+        rules: What it is held to.
+    """
+
+    def __init__(self, rules: TokenRules) -> None:
+        self._rules = rules
+        self._lock = threading.Lock()
+        self._seen_tokens = 0
+        self.fields: Fields | None = None
+        """Names the places of media in the request."""
+
+        self.budget: PromptBudget | None = None
+        """What was found, once the prompt is rendered or refused."""
+
+    def watch(self, measured: Measured) -> None:
+        """Count a medium by its header.
+
+        Raises:
+            NotDecodedError: With it the prompt cannot fit.
+            MediaError: The processor is going to refuse it.
+        """
+        size = self._rules.size(measured)
+        if size is None:
+            return
+        with self._lock:
+            self._seen_tokens += size.tokens
+            is_over = self._rules.is_over(self._seen_tokens)
+        if is_over:
+            raise NotDecodedError(measured)
+
+    def check_before(self, renderer: Any, n_tokens: int, media: "_Media") -> None:
+        """Refuse a prompt that cannot fit before its media are processed.
+
+        Args:
+            renderer: vLLM's, for its tokenizer.
+            n_tokens: Tokens of the prompt with a placeholder for each medium.
+            media: The media.
+
+        Raises:
+            VLLMValidationError: It does not fit.
+        """
+        parts = [
+            MediaPart(seen, self._expected(renderer, seen), self._rules.size(seen))
+            for kind in _KINDS
+            for seen in media.measured[kind]
+        ]
+        n_visual = sum(part.tokens or 0 for part in parts)
+        n_text = n_tokens - len(parts)
+        n_sure = max(n_tokens - _PLACEHOLDER_TOKENS * len(parts), 0)
+        if media.is_spared or (parts and self._rules.is_over(n_visual, n_sure)):
+            self._refuse(self._budget(n_text, parts))
+
+    def check_after(self, renderer: Any, engine_input: Mapping[str, Any], media: "_Media") -> None:
+        """Count what the processor made, and hold it against the formula and the limits.
+
+        Args:
+            renderer: vLLM's, for its tokenizer.
+            engine_input: What vLLM is going to compute.
+            media: The media.
+
+        Raises:
+            VLLMValidationError: It does not fit.
+        """
+        ids = engine_input.get("prompt_token_ids")
+        if ids is None:
+            return
+        counts = {
+            kind: [span.length for span in spans]
+            for kind, spans in (engine_input.get("mm_placeholders") or {}).items()
+        }
+        parts = [
+            self._made(renderer, seen, count)
+            for kind in _KINDS
+            for seen, count in zip(media.measured[kind], counts.get(kind, ()), strict=False)
+        ]
+        n_media = sum(sum(each) for each in counts.values())
+        n_other = n_media - sum(part.tokens or 0 for part in parts)
+        budget = self._budget(len(ids) - n_media, parts, n_other)
+        if not budget.fits:
+            _forget(renderer, engine_input)
+            self._refuse(budget)
+        self.budget = budget
+
+    def _expected(self, renderer: Any, seen: Measured) -> int | None:
+        size = self._rules.size(seen)
+        return None if size is None else size.tokens + _count_texts(renderer, size.inserted_texts)
+
+    def _made(self, renderer: Any, seen: Measured, count: int) -> MediaPart:
+        size, expected = self._rules.size(seen), self._expected(renderer, seen)
+        if expected is not None and expected != count:
+            self._rules.report_mismatch(seen, expected, count)
+            size = None
+        return MediaPart(seen, count, size)
+
+    def _budget(
+        self, text_tokens: int, parts: Sequence[MediaPart], other_tokens: int = 0
+    ) -> PromptBudget:
+        rules = self._rules
+        return PromptBudget(
+            text_tokens, self._placed(parts), rules.limit, rules.max_visual_tokens, other_tokens
+        )
+
+    def _placed(self, parts: Sequence[MediaPart]) -> tuple[MediaPart, ...]:
+        """Give each part its field, where the request names as many as there are parts."""
+        placed: list[MediaPart] = []
+        for kind in _KINDS:
+            own = [part for part in parts if part.measured.kind == kind]
+            fields = [] if self.fields is None else self.fields(kind)
+            if len(fields) == len(own):
+                own = [replace(part, field=field) for part, field in zip(own, fields, strict=True)]
+            placed += own
+        return tuple(placed)
+
+    def _refuse(self, budget: PromptBudget) -> NoReturn:
+        from vllm.exceptions import VLLMValidationError
+
+        self.budget = budget
+        raise VLLMValidationError(budget.refusal(self._rules.formula), parameter="messages")
+
+
+class _Media:
+    """The images and videos of a prompt, in vLLM's order.
+
+    Args:
+        mm_data: vLLM's items by modality.
+    """
+
+    def __init__(self, mm_data: Mapping[str, Any]) -> None:
+        self.is_spared = False
+        """Whether one of them was not decoded, so that the prompt must be refused."""
+
+        self.measured: dict[_Kind, list[Measured]] = {}
+        for kind in _KINDS:
+            items = mm_data.get(kind)
+            listed = items if isinstance(items, list) else [] if items is None else [items]
+            self.measured[kind] = [seen for item in listed if (seen := self._measure(kind, item))]
+
+    def _measure(self, kind: _Kind, item: Any) -> Measured | None:
+        if isinstance(item, Undecoded):
+            self.is_spared = True
+            return item.measured
+        content = getattr(item, "media", item)
+        if kind == "image":
+            size = getattr(content, "size", None)
+            return Measured("image", *size) if isinstance(size, tuple) else None
+        if not isinstance(content, tuple):
+            return None
+        frames, about = content
+        n_frames, height, width = (int(side) for side in frames.shape[:3])
+        indices = about.get("frames_indices")
+        return Measured(
+            "video",
+            width,
+            height,
+            tuple(range(n_frames) if indices is None else (int(index) for index in indices)),
+            about.get("fps"),
+            about.get("total_num_frames"),
+        )
+
+
+current_meter: ContextVar[PromptMeter | None] = ContextVar("prompt_meter", default=None)
+"""Of the prompt that this task renders."""
+
+
+def install(rules: TokenRules) -> None:
+    """Have every chat that this process renders metered; a second call changes the rules.
+
+    Args:
+        rules: What prompts are held to.
+    """
+    from vllm.renderers.base import BaseRenderer
+    from vllm.renderers.online_renderer import OnlineRenderer
+    from vllm.renderers.params import TokenizeParams
+
+    _meter_chats(OnlineRenderer, rules)
+    _check_prompts(BaseRenderer)
+    _leave_length_to_the_meter(TokenizeParams)
+
+
+def _meter_chats(renderer_class: Any, rules: TokenRules) -> None:
+    original = _unwrapped(renderer_class.preprocess_chat)
+
+    @functools.wraps(original)
+    async def metered(self: Any, request: Any, messages: list[Any], *args: Any, **kw: Any) -> Any:
+        # Whoever only wants to know the parts has set a meter of their own.
+        own = current_meter.get()
+        meter = own or PromptMeter(rules)
+        token = current_meter.set(meter)
+        try:
+            with watched_media(meter.watch) as media_request:
+                meter.fields = media_request.fields
+                return await original(self, request, messages, *args, **kw)
+        finally:
+            current_meter.reset(token)
+            if own is None and meter.budget is not None and not meter.budget.fits:
+                BUDGET_REFUSALS.inc()
+
+    renderer_class.preprocess_chat = metered
+
+
+def _check_prompts(renderer_class: Any) -> None:
+    original = _unwrapped(renderer_class._process_singleton_async)
+
+    @functools.wraps(original)
+    async def checked(self: Any, prompt: Any, **kw: Any) -> Any:
+        meter = current_meter.get()
+        if meter is None or "prompt_token_ids" not in prompt:
+            return await original(self, prompt, **kw)
+        media = _Media(prompt.get("multi_modal_data") or {})
+        meter.check_before(self, len(prompt["prompt_token_ids"]), media)
+        engine_input = await original(self, prompt, **kw)
+        meter.check_after(self, engine_input, media)
+        return engine_input
+
+    renderer_class._process_singleton_async = checked
+
+
+def _leave_length_to_the_meter(params_class: Any) -> None:
+    original = _unwrapped(params_class._token_len_check)
+
+    @functools.wraps(original)
+    def unless_metered(self: Any, tokenizer: Any, tokens: Any) -> Any:
+        # Here the media are placeholders, so that the parts could not be named.
+        return tokens if current_meter.get() is not None else original(self, tokenizer, tokens)
+
+    params_class._token_len_check = unless_metered
+
+
+def _unwrapped(function: Any) -> Any:
+    return getattr(function, "__wrapped__", function)
+
+
+def _count_texts(renderer: Any, texts: Sequence[str]) -> int:
+    """Tokens of the texts that a processor writes between those of a medium, each by itself."""
+    if not texts:
+        return 0
+    tokenizer = renderer.get_tokenizer()
+    return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+
+
+def _forget(renderer: Any, engine_input: Mapping[str, Any]) -> None:
+    """Take media that were processed and are not sent out of the record of what was sent."""
+    cache = renderer.mm_processor_cache
+    if cache is None:
+        return
+    for hashes in (engine_input.get("mm_hashes") or {}).values():
+        for each in hashes:
+            cache.invalidate(each)

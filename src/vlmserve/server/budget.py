@@ -1,0 +1,109 @@
+"""``POST /v1/chat/completions/budget``: what a chat would take of the context, without running it.
+
+Takes the body of ``/v1/chat/completions`` and renders it with vLLM 0.32's own renderer, template
+and processor, so that the number is the one of the real call; only the engine is not asked.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vlmserve.engine.prompt_meter import PromptMeter, TokenRules, current_meter
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+def add_route(app: "FastAPI", rules: TokenRules) -> None:
+    """Add the route.
+
+    Args:
+        app: vLLM's app, its state initialised.
+        rules: What prompts are held to; the meter is installed.
+    """
+    from fastapi import Depends
+    from fastapi.responses import JSONResponse
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+    from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+
+    async def budget(request: ChatCompletionRequest) -> JSONResponse:
+        found = await measure(app.state.openai_serving_chat, request, rules)
+        if isinstance(found, ErrorResponse):
+            return JSONResponse(found.model_dump(), status_code=found.error.code)
+        return JSONResponse(found)
+
+    app.post("/v1/chat/completions/budget", dependencies=[Depends(validate_json_request)])(budget)
+
+
+async def measure(serving: Any, request: Any, rules: TokenRules) -> Any:
+    """Render a chat and add up its parts.
+
+    Args:
+        serving: vLLM's chat handler.
+        request: The chat, as vLLM's model of it.
+        rules: What prompts are held to.
+
+    Returns:
+        The answer's body, or vLLM's error where the real call would be refused for another reason
+        than its size.
+
+    Raises:
+        VLLMError: As the real call does.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    error = await serving._check_model(request)
+    if error is not None:
+        return error
+    serving._preflight(request.n or 1)
+    meter = PromptMeter(rules)
+    token = current_meter.set(meter)
+    try:
+        # Not through the cache of media that the engine is taken to have received.
+        rendered = await serving.online_renderer.render_chat(request, skip_mm_cache=True)
+    except VLLMValidationError:
+        if meter.budget is None:
+            raise
+    else:
+        if not isinstance(rendered, tuple):
+            return rendered
+    finally:
+        current_meter.reset(token)
+    return _body(serving, request, meter, rules)
+
+
+def _body(serving: Any, request: Any, meter: PromptMeter, rules: TokenRules) -> dict[str, Any]:
+    budget = meter.budget
+    if budget is None:
+        raise RuntimeError("a chat was rendered without its meter")
+    most = max(budget.limit - budget.prompt_tokens, 0)
+    if budget.fits:
+        most = _max_tokens(serving, request, budget.prompt_tokens)
+        # What the real call says of its sampling parameters, it says here.
+        request.to_sampling_params(most, serving.default_sampling_params)
+    return {
+        "object": "chat.completion.budget",
+        "model": request.model or serving.models.model_name(),
+        "prompt_tokens": budget.prompt_tokens,
+        "limit": budget.limit,
+        "visual_tokens": budget.visual_tokens,
+        "max_visual_tokens": budget.max_visual_tokens,
+        "max_completion_tokens": most,
+        "fits": budget.fits,
+        "message": None if budget.fits else budget.refusal(rules.formula),
+        "parts": budget.parts_json(),
+    }
+
+
+def _max_tokens(serving: Any, request: Any, n_tokens: int) -> int:
+    from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+
+    asked = request.max_completion_tokens
+    most: int = get_max_tokens(
+        serving.model_config.max_model_len,
+        request.max_tokens if asked is None else asked,
+        n_tokens,
+        serving.default_sampling_params,
+        serving.override_max_tokens,
+        truncate_prompt_tokens=request.truncate_prompt_tokens,
+    )
+    return most
