@@ -91,3 +91,6 @@ class Completion(Value):
     latency_s: float | None = Field(default=None, ge=0.0)
     """Seconds from the submission of the request to its end, waiting and retries among them;
     ``None`` where nobody measured."""
+
+    reasoning: str | None = None
+    """What the model thought before it answered, where that is told apart; no part of ``text``."""

@@ -413,3 +413,32 @@ def test_closing_twice_is_safe_and_a_closed_engine_says_so(endpoint: Any) -> Non
     remote.close()
     with pytest.raises(EngineError, match="closed"):
         list(remote.generate([request()]))
+
+
+def test_arguments_of_the_template_travel_to_the_endpoint(endpoint: Any) -> None:
+    asked = request().model_copy(update={"chat_template_kwargs": {"enable_thinking": True}})
+    with engine(endpoint) as remote:
+        list(remote.generate([asked, request(1)]))
+
+    with_arguments = [body for body in endpoint.bodies if "chat_template_kwargs" in body]
+    assert [body["chat_template_kwargs"] for body in with_arguments] == [{"enable_thinking": True}]
+
+
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
+def test_reasoning_is_told_from_the_answer(endpoint: Any, answer: Any, key: str) -> None:
+    def reply(text: str | None, reason: str) -> dict[str, Any]:
+        value: dict[str, Any] = answer(text)
+        value["choices"][0]["message"][key] = "It is red."
+        value["choices"][0]["finish_reason"] = reason
+        return value
+
+    def ask(text: str | None, reason: str = "stop") -> tuple[str, str | None, str]:
+        endpoint.reply = lambda _: (200, reply(text, reason))
+        with engine(endpoint) as remote:
+            (result,) = remote.generate([request()])
+        assert isinstance(result.outcome, Completion)
+        return result.outcome.text, result.outcome.reasoning, result.outcome.finish_reason
+
+    assert ask("red") == ("red", "It is red.", "stop")
+    # A trace that was never closed has used up all there was.
+    assert ask(None) == ask("", "length") == ("", "It is red.", "length")

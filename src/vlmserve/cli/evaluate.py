@@ -119,7 +119,11 @@ def run(args: argparse.Namespace) -> int:
         tasks = _load_tasks(suite, args.limit)
         # Last, for it reads every byte of the weights.
         stages.begin("reading the checkpoints")
-        sides = create_sides()
+        baseline, candidate = create_sides()
+        sides = (
+            baseline.asked_as(suite.sides.of("baseline")),
+            candidate.asked_as(suite.sides.of("candidate")),
+        )
     report, store_path = _evaluate(args, suite, tasks, sides, run_id)
     from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.files import write_reports

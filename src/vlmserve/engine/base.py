@@ -1,7 +1,7 @@
 """The one seam between vlmserve and whatever generates text."""
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -20,6 +20,12 @@ class GenerationRequest(Value):
 
     messages: tuple[Message, ...]
     params: SamplingParams
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the chat template, on top of the served ones."""
+
+    reasoning_parser: str | None = None
+    """vLLM's name of the format by which reasoning is told from the answer. Endpoints do that by
+    themselves, or not at all."""
 
 
 class GenerationFailure(Value):

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def open_offline_engine(
-    checkpoint: "Checkpoint", config: "ServeConfig", *, train_env: "VisionLimits | None" = None
+    checkpoint: "Checkpoint",
+    config: "ServeConfig",
+    *,
+    train_env: "VisionLimits | None" = None,
+    beside: "Sequence[Checkpoint]" = (),
 ) -> "OfflineEngine":
     """Load a checkpoint into this process.
 
@@ -47,6 +51,7 @@ def open_offline_engine(
         checkpoint: A full checkpoint or an adapter with a known base.
         config: Engine and media settings; the HTTP server's are not used.
         train_env: What the training framework took from its environment.
+        beside: Other adapters of its base, where it is an adapter, that are loaded as well.
 
     Returns:
         The engine; use it as a context manager, or ``close`` it.
@@ -62,7 +67,9 @@ def open_offline_engine(
     configure(config.media)
     scratch = tempfile.TemporaryDirectory(prefix="vlmserve-")
     try:
-        plan = plan_serving(checkpoint, config, Path(scratch.name), train_env=train_env)
+        plan = plan_serving(
+            checkpoint, config, Path(scratch.name), train_env=train_env, beside=beside
+        )
         for note in plan.notes:
             _LOG.info(note)
         args = parse_vllm_flags(vllm_flags(plan, config))
@@ -102,7 +109,7 @@ def _load(args: Any) -> Any:
 
 
 class OfflineEngine:
-    """vLLM in this process, serving a model and at most one adapter.
+    """vLLM in this process, serving a model and adapters of it.
 
     Not for use from several threads.
     """

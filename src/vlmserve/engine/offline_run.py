@@ -24,6 +24,7 @@ from vlmserve.engine.base import (
 from vlmserve.engine.media_connector import media_request
 from vlmserve.engine.openai_messages import openai_messages
 from vlmserve.engine.plan import ServingPlan
+from vlmserve.engine.reasoning import ReasoningReader
 from vlmserve.engine.token_texts import token_texts
 from vlmserve.errors import ContextLengthError, EngineError, ModelNotFoundError, RequestError
 
@@ -124,14 +125,30 @@ class OfflineRun(ABC, Generic[Request, Result]):
 class GenerationRun(OfflineRun[GenerationRequest, GenerationResult]):
     """One call of ``generate``."""
 
+    def __init__(self, llm: Any, plan: ServingPlan, chat_settings: Mapping[str, Any]) -> None:
+        super().__init__(llm, plan, chat_settings)
+        self._readers: dict[str, ReasoningReader] = {}
+        """Of the requests in the engine whose reasoning is told apart, by their id."""
+
     @override
     def _prepare(self, request: GenerationRequest) -> tuple[Any, Any]:
+        settings = dict(self._chat_settings)
+        if request.chat_template_kwargs:
+            served = settings["chat_template_kwargs"] or {}
+            settings["chat_template_kwargs"] = {**served, **request.chat_template_kwargs}
+        sampling = self._sampling(request.params)
+        if request.reasoning_parser is not None:
+            reader = ReasoningReader(
+                request.reasoning_parser,
+                self._llm.get_tokenizer(),
+                settings["chat_template_kwargs"],
+            )
+            sampling.skip_special_tokens = reader.skip_special_tokens
+            self._readers[request.request_id] = reader
         # What ``LLM.enqueue_chat`` does, but for the request's id, which it chooses itself.
         with media_request():
-            prompt = self._llm._preprocess_chat_one(
-                openai_messages(request.messages), **self._chat_settings
-            )
-        return prompt, self._sampling(request.params)
+            prompt = self._llm._preprocess_chat_one(openai_messages(request.messages), **settings)
+        return prompt, sampling
 
     def _sampling(self, params: SamplingParams) -> Any:
         from vllm.sampling_params import RequestOutputKind
@@ -151,16 +168,19 @@ class GenerationRun(OfflineRun[GenerationRequest, GenerationResult]):
     def _read(self, output: Any) -> Completion:
         answer = output.outputs[0]
         reason = answer.finish_reason
-        return Completion(
+        completion = Completion(
             text=answer.text,
             finish_reason=reason if reason in ("stop", "length") else "abort",
             usage=Usage(
                 prompt_tokens=len(output.prompt_token_ids), completion_tokens=len(answer.token_ids)
             ),
         )
+        reader = self._readers.get(output.request_id)
+        return completion if reader is None else reader.read(completion, answer.token_ids)
 
     @override
     def _result(self, request_id: str, outcome: Any, latency_s: float) -> GenerationResult:
+        self._readers.pop(request_id, None)
         return GenerationResult(request_id=request_id, outcome=outcome, latency_s=latency_s)
 
 
@@ -260,8 +280,9 @@ def lora_request(plan: ServingPlan, model: str) -> Any:
 
     if model == plan.base_name:
         return None
-    if plan.adapter is not None and model == plan.adapter.name:
-        return LoRARequest(model, 1, str(plan.adapter.path))
+    for number, adapter in enumerate(plan.adapters, start=1):
+        if model == adapter.name:
+            return LoRARequest(model, number, str(adapter.path))
     raise ModelNotFoundError(f"no model {model!r} is loaded", param="model")
 
 

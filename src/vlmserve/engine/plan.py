@@ -1,7 +1,8 @@
 """Decides how a checkpoint is put in front of vLLM: directory, names, adapter, media settings."""
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,15 +52,25 @@ class ServingPlan:
     """Name of the model at ``model_path`` in requests."""
 
     adapter: PlannedAdapter | None
+    """The checkpoint itself, where it is one."""
+
     mm_processor_kwargs: Mapping[str, Any]
     media_io_kwargs: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...]
     """Sentences for the user: what was borrowed, and which settings come from the training."""
 
+    beside: tuple[PlannedAdapter, ...] = ()
+    """Other adapters of the same base that are served as well."""
+
+    @property
+    def adapters(self) -> tuple[PlannedAdapter, ...]:
+        """All adapters; the checkpoint itself comes last."""
+        return self.beside if self.adapter is None else (*self.beside, self.adapter)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names that requests may ask for; the checkpoint itself comes last."""
-        return (self.base_name,) if self.adapter is None else (self.base_name, self.adapter.name)
+        return (self.base_name, *(adapter.name for adapter in self.adapters))
 
     @property
     def candidate_name(self) -> str:
@@ -73,6 +84,7 @@ def plan_serving(
     scratch: Path,
     *,
     train_env: "VisionLimits | None" = None,
+    beside: "Sequence[Checkpoint]" = (),
 ) -> ServingPlan:
     """Plan how to serve a checkpoint.
 
@@ -81,6 +93,7 @@ def plan_serving(
         config: The operator's settings; they win over what the training recorded.
         scratch: A directory of this process for overlays; it must outlive the engine.
         train_env: What the training framework took from its environment; wins over its files.
+        beside: Other adapters of its base, where it is an adapter. They see media as it does.
 
     Returns:
         The plan.
@@ -92,6 +105,14 @@ def plan_serving(
     """
     if checkpoint.adapter is not None and checkpoint.base is None:
         raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
+    adapter = _plan_adapter(checkpoint, config)
+    base_name = _base_name(checkpoint, config)
+    taken = [base_name] if adapter is None else [base_name, adapter.name]
+    others: list[PlannedAdapter] = []
+    for other in beside:
+        name = _free_name(other.name, taken)
+        others.append(_planned(other, name))
+        taken.append(name)
     notes: list[str] = []
     has_template = config.server.chat_template is not None
     model_path = _complete_directory(checkpoint, scratch, notes, has_template=has_template)
@@ -102,11 +123,12 @@ def plan_serving(
         media_io.setdefault(kind, {}).update(settings)
     return ServingPlan(
         model_path=model_path,
-        base_name=_base_name(checkpoint, config),
-        adapter=_plan_adapter(checkpoint, config),
+        base_name=base_name,
+        adapter=adapter,
         mm_processor_kwargs={**training.mm_processor_kwargs, **chosen},
         media_io_kwargs=media_io,
         notes=(*notes, *training.notes),
+        beside=tuple(others),
     )
 
 
@@ -128,6 +150,12 @@ def served_formula(
     except CheckpointError as error:
         _LOG.warning("tokens of images are known only after they are processed: %s", error.message)
         return None
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    """The name, or the first with a number behind it: directories of two runs are often alike."""
+    names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def _complete_directory(
@@ -160,9 +188,15 @@ def _adapter_name(checkpoint: "Checkpoint", config: "ServeConfig") -> str:
 
 
 def _plan_adapter(checkpoint: "Checkpoint", config: "ServeConfig") -> PlannedAdapter | None:
+    if checkpoint.adapter is None:
+        return None
+    return _planned(checkpoint, _adapter_name(checkpoint, config))
+
+
+def _planned(checkpoint: "Checkpoint", name: str) -> PlannedAdapter:
     adapter = checkpoint.adapter
     if adapter is None:
-        return None
+        raise AdapterMismatchError(f"{checkpoint.path}: not an adapter")
     max_rank = next((rank for rank in _LORA_RANKS if rank >= adapter.rank), None)
     if max_rank is None:
         raise AdapterMismatchError(
@@ -171,7 +205,7 @@ def _plan_adapter(checkpoint: "Checkpoint", config: "ServeConfig") -> PlannedAda
             hint="merge the adapter into its base and serve the merged checkpoint",
         )
     return PlannedAdapter(
-        name=_adapter_name(checkpoint, config),
+        name=name,
         path=checkpoint.path,
         max_rank=max_rank,
         in_vision=adapter.touches_vision_tower or adapter.touches_projector,

@@ -342,6 +342,9 @@ def _body(request: GenerationRequest) -> dict[str, Any]:
         body["stop"] = list(params.stop)
     if params.seed is not None:
         body["seed"] = params.seed
+    if request.chat_template_kwargs:
+        # vLLM's addition to OpenAI's API; an endpoint that does not know it should say so.
+        body["extra_body"] = {"chat_template_kwargs": request.chat_template_kwargs}
     return body
 
 
@@ -356,15 +359,28 @@ def _completion(answer: Any) -> Completion:
     reason = reasons.get(choice.finish_reason)
     if reason is None:
         raise EngineError(f"the endpoint ended the answer because of {choice.finish_reason}")
+    text = choice.message.content or choice.message.refusal or ""
+    reasoning = _reasoning(choice.message)
+    if reasoning is not None and not text and reason == "stop":
+        # A trace that was never closed has used up all there was, whatever ended it.
+        reason = "length"
     return Completion(
         # No content and no error is an answer of no words, as when thinking used up the limit.
-        text=choice.message.content or choice.message.refusal or "",
+        text=text,
+        reasoning=reasoning,
         finish_reason=reason,
         usage=Usage(
             prompt_tokens=answer.usage.prompt_tokens,
             completion_tokens=answer.usage.completion_tokens,
         ),
     )
+
+
+def _reasoning(message: Any) -> str | None:
+    """What the endpoint tells apart: vLLM's name for it, and the older one that others use."""
+    extra = message.model_extra or {}
+    found = extra.get("reasoning") or extra.get("reasoning_content")
+    return found if isinstance(found, str) else None
 
 
 def _model_name(entry: Any) -> str:

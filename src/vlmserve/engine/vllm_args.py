@@ -50,17 +50,21 @@ def vllm_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
     flags += _engine_flags(config.engine)
     flags += _json_flag("--mm-processor-kwargs", plan.mm_processor_kwargs)
     flags += _json_flag("--media-io-kwargs", plan.media_io_kwargs)
-    if plan.adapter is not None:
-        flags += ["--enable-lora", "--max-lora-rank", str(plan.adapter.max_rank)]
+    if plan.adapters:
+        max_rank = max(adapter.max_rank for adapter in plan.adapters)
+        flags += ["--enable-lora", "--max-lora-rank", str(max_rank)]
         # One slot more than adapters: the base's requests then never share one.
-        flags += ["--max-loras", "2"]
-        module = {
-            "name": plan.adapter.name,
-            "path": str(plan.adapter.path),
-            "base_model_name": plan.base_name,
-        }
-        flags += ["--lora-modules", json.dumps(module)]
-        if plan.adapter.in_vision:
+        flags += ["--max-loras", str(len(plan.adapters) + 1)]
+        modules = [
+            {
+                "name": adapter.name,
+                "path": str(adapter.path),
+                "base_model_name": plan.base_name,
+            }
+            for adapter in plan.adapters
+        ]
+        flags += ["--lora-modules", *map(json.dumps, modules)]
+        if any(adapter.in_vision for adapter in plan.adapters):
             flags.append("--enable-tower-connector-lora")
     return flags + _server_flags(config)
 

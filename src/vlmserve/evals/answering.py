@@ -1,16 +1,20 @@
-"""Puts a suite's samples to both sides: which engine when, and how long."""
+"""Puts a suite's samples to the sides of a comparison: which engine when, and how long."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.base import Engine
+from vlmserve.errors import ConfigError
 from vlmserve.evals.early_stop import EarlyStop
+from vlmserve.evals.order import order_samples
 from vlmserve.evals.records import SideName
+from vlmserve.evals.repetitions import SideAnswers
 from vlmserve.evals.runner import AnswerListener, Asking, SideRun, plan_side, run_side
-from vlmserve.evals.samples import content_digest
+from vlmserve.evals.samples import Sample, content_digest
 from vlmserve.evals.store import Answerer, AnswerStore
 
 if TYPE_CHECKING:
@@ -21,13 +25,14 @@ if TYPE_CHECKING:
 class EngineSource:
     """How to start an engine; sides that hold the same object share one engine."""
 
-    open: Callable[[], AbstractContextManager[Engine]]
-    """Starts it; the engine is closed when the context ends."""
+    open: Callable[[], AbstractContextManager[Engine]] | None
+    """Starts it; the engine is closed when the context ends. ``None`` where nothing can be asked
+    any more, and the store has all the answers that there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two that are compared."""
+    """One of those that are compared."""
 
     name: str
     """What the report calls it."""
@@ -36,7 +41,7 @@ class Side:
     """Names its answers in the store; see ``Answerer.checkpoint``."""
 
     settings: Mapping[str, Any]
-    """The engine's settings and versions, as JSON values."""
+    """The engine's settings and versions, and how it is asked, as JSON values."""
 
     source: EngineSource
     model: Callable[[Engine], str]
@@ -46,6 +51,16 @@ class Side:
     """Tells repetitions of the same side apart, whose answers must not be taken for each other's;
     they also ask in another order."""
 
+    asking: AskingConfig = field(default_factory=AskingConfig)
+    """What it has of its own in how it is asked; ``settings`` say it, too."""
+
+    own_settings: frozenset[str] = frozenset()
+    """Dotted names of settings that the checkpoint brings with it, such as the pixel limits of its
+    training: what differs in them is no choice of whoever compares."""
+
+    media_policy: Mapping[str, Any] = field(default_factory=dict)
+    """Limits of what media are accepted; they decide what fails and not what is answered."""
+
     @property
     def answerer(self) -> Answerer:
         """What the side's answers are kept under."""
@@ -53,6 +68,12 @@ class Side:
         if self.replicate:
             settings["replicate"] = self.replicate
         return Answerer(checkpoint=self.fingerprint, settings=content_digest(settings))
+
+    def asked_as(self, asking: AskingConfig) -> "Side":
+        """The same side with a way of being asked, which is part of its settings."""
+        given = asking.as_settings()
+        settings = {**self.settings, "asking": given} if given else self.settings
+        return replace(self, settings=settings, asking=asking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +83,16 @@ class Shared:
     tasks: Sequence["EvalTask"]
     store: AnswerStore
     listener: AnswerListener
+    n_repetitions: int = 1
+    """How often each side is asked every sample."""
+
+    seed: int = 0
+    """Of the order in which repetitions ask."""
 
 
 def answer_sides(
     sides: Mapping[SideName, Side], shared: Shared, stop: EarlyStop | None = None
-) -> dict[SideName, SideRun]:
+) -> dict[SideName, SideAnswers]:
     """Ask every side what the store does not know of it.
 
     An engine is started only if an answer of its sides is missing, and closed before the next one
@@ -79,9 +105,10 @@ def answer_sides(
             its own is asked in full before: there is nothing to compare with then.
 
     Raises:
+        ConfigError: Answers are missing of a side that cannot be asked.
         EngineError: An engine cannot be started or is gone; the answers so far are in the store.
     """
-    runs: dict[SideName, SideRun] = {}
+    found: dict[SideName, SideAnswers] = {}
     waiting = list(sides)
     while waiting:
         source = sides[waiting[0]].source
@@ -90,59 +117,121 @@ def answer_sides(
         # Both sides can be compared after each pair once the last of them is reached.
         looks = stop if "candidate" in group else None
         for name, side in group.items():
-            runs[name] = plan_side(name, side.answerer, shared.tasks, shared.store)
-        if any(runs[name].pending for name in group):
+            found[name] = _plan(name, side, shared)
+        if any(run.pending for name in group for run in found[name].repetitions):
             shared.listener.loading(" and ".join(side.name for side in group.values()))
-            with source.open() as engine:
-                _ask_group(group, runs, shared, engine, looks)
+            with _start(group, found) as engine:
+                _ask_group(group, found, shared, engine, looks)
             continue
         for name in group:
-            shared.listener.started(name, 0, runs[name].n_reused)
+            shared.listener.started(name, 0, found[name].n_reused)
         if looks is not None:
-            _ask_until_decided(runs, {}, looks)
-    return runs
+            _ask_until_decided(found, {}, looks)
+    return found
+
+
+def _repetitions(name: SideName, side: Side, shared: Shared) -> Iterator[Side]:
+    """The side as it is asked each time; the baseline's own repetition is one already."""
+    yield side
+    for number in range(1, shared.n_repetitions if name != "repeat" else 1):
+        yield replace(side, replicate=number)
+
+
+def _plan(name: SideName, side: Side, shared: Shared) -> SideAnswers:
+    return SideAnswers(
+        tuple(
+            plan_side(name, each.answerer, shared.tasks, shared.store)
+            for each in _repetitions(name, side, shared)
+        )
+    )
+
+
+def _start(
+    group: Mapping[SideName, Side], found: Mapping[SideName, SideAnswers]
+) -> AbstractContextManager[Engine]:
+    (first, *_) = group.values()
+    if first.source.open is not None:
+        return first.source.open()
+    for name, side in group.items():
+        runs = found[name].repetitions
+        n_missing = sum(len(run.pending) for run in runs)
+        n_asked = n_missing + sum(len(run.answers) for run in runs)
+        if n_missing:
+            raise ConfigError(
+                f"{side.name}: {n_missing} of {n_asked} answers are not in the store, and a run "
+                "that is over cannot be asked for them",
+                hint="answers that failed are never kept: go on with that run until it has all, "
+                "or name its checkpoint",
+            )
+    raise AssertionError("a side without an engine was to be asked, and nothing is missing")
 
 
 def _ask_group(
     group: Mapping[SideName, Side],
-    runs: dict[SideName, SideRun],
+    found: dict[SideName, SideAnswers],
     shared: Shared,
     engine: Engine,
     stop: EarlyStop | None,
 ) -> None:
     """Ask the sides of one engine, with looks at the answers where there is a stop."""
-    asking: dict[SideName, Asking] = {
-        name: Asking(engine, side.model(engine), shared.store, shared.listener)
+    asking: dict[SideName, list[Asking]] = {
+        name: [
+            Asking(
+                engine,
+                side.model(engine),
+                shared.store,
+                shared.listener,
+                side.asking,
+                repetition=each.replicate,
+            )
+            for each in _repetitions(name, side, shared)
+        ]
         for name, side in group.items()
     }
     if stop is not None:
-        compared: dict[SideName, Asking] = dict(asking)
+        compared = dict(asking)
         compared.pop("repeat", None)
         for name in compared:
-            shared.listener.started(name, len(runs[name].pending), runs[name].n_reused)
-        _ask_until_decided(runs, compared, stop)
+            n_pending = sum(len(run.pending) for run in found[name].repetitions)
+            shared.listener.started(name, n_pending, found[name].n_reused)
+        _ask_until_decided(found, compared, stop)
     for name, side in group.items():
         if stop is not None and name != "repeat":
             continue
         # Again: a side that asks exactly what the other did finds the other's answers.
-        run = runs[name] = plan_side(name, side.answerer, shared.tasks, shared.store)
-        samples = list(run.pending.values())
-        if stop is not None:
-            samples = [
-                sample for task in shared.tasks for sample in stop.asked(task) or task.samples
-            ]
-        if side.replicate:
-            # Other neighbours in the batch: what depends on them is noise as well.
-            random.Random(side.replicate).shuffle(samples)  # noqa: S311 - an order, not a secret
-        digests = {sample.request_digest for sample in samples}
-        shared.listener.started(name, len(digests & run.pending.keys()), run.n_reused)
-        run_side(run, asking[name], samples)
+        answers = found[name] = _plan(name, side, shared)
+        plans = [
+            _in_order(run, each, shared, stop)
+            for run, each in zip(answers.repetitions, _repetitions(name, side, shared), strict=True)
+        ]
+        n_requests = sum(
+            len({sample.request_digest for sample in samples} & run.pending.keys())
+            for run, samples in zip(answers.repetitions, plans, strict=True)
+        )
+        shared.listener.started(name, n_requests, answers.n_reused)
+        for run, each, samples in zip(answers.repetitions, asking[name], plans, strict=True):
+            run_side(run, each, samples)
+
+
+def _in_order(run: SideRun, side: Side, shared: Shared, stop: EarlyStop | None) -> list[Sample]:
+    """What a side is asked, in the order in which it is."""
+    samples = order_samples(list(run.pending.values()))
+    if stop is not None:
+        samples = [sample for task in shared.tasks for sample in stop.asked(task) or task.samples]
+    if side.replicate:
+        # Other neighbours in the batch: what depends on them is noise as well.
+        order = random.Random(shared.seed + side.replicate)  # noqa: S311 - an order, not a secret
+        order.shuffle(samples)
+    return samples
 
 
 def _ask_until_decided(
-    runs: Mapping[SideName, SideRun], asking: Mapping[SideName, Asking], stop: EarlyStop
+    found: Mapping[SideName, SideAnswers],
+    asking: Mapping[SideName, Sequence[Asking]],
+    stop: EarlyStop,
 ) -> None:
     while samples := stop.requests():
-        for name, each in asking.items():
-            run_side(runs[name], each, samples)
-        stop.read(runs["baseline"], runs["candidate"])
+        for name, repetitions in asking.items():
+            for run, each in zip(found[name].repetitions, repetitions, strict=True):
+                run_side(run, each, samples)
+        stop.read(found["baseline"], found["candidate"])

@@ -15,7 +15,7 @@ from vlmserve.evals.sequential import SequentialComparison
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
-    from vlmserve.evals.runner import SideRun
+    from vlmserve.evals.repetitions import SideAnswers
 
 # Samples of a task that are asked before the first look, so that an engine has a batch, and the
 # share by which what is asked grows between looks at the answers.
@@ -35,14 +35,17 @@ class TaskMonitor:
         task: The task.
         margin: Its acceptable drop; ``None`` where it must improve, and is decided when it has.
         alpha: Chance of a false decision.
+        seed: Of the order of the samples.
     """
 
-    def __init__(self, task: "EvalTask", margin: float | None, alpha: float) -> None:
+    def __init__(
+        self, task: "EvalTask", margin: float | None, alpha: float, *, seed: int = ORDER_SEED
+    ) -> None:
         self.task = task
         self.is_target = margin is None
         # To be better beyond chance is to rule out any drop, and none at all.
         margin = 0.0 if margin is None else margin
-        self._clusters = _shuffled_clusters(task.samples)
+        self._clusters = _shuffled_clusters(task.samples, seed)
         largest = max(len(cluster) for cluster in self._clusters)
         # A margin of the whole scale or more is that of scores without bounds.
         self._is_graded_freely = margin >= 1.0
@@ -86,7 +89,7 @@ class TaskMonitor:
         self._n_requested = end
         return list(itertools.chain.from_iterable(chosen))
 
-    def read(self, baseline: "SideRun", candidate: "SideRun") -> None:
+    def read(self, baseline: "SideAnswers", candidate: "SideAnswers") -> None:
         """Look at the answers to what was requested, one cluster after another."""
         waiting = self._clusters[self._n_read : self._n_requested]
         samples = list(itertools.chain.from_iterable(waiting))
@@ -118,6 +121,7 @@ class EarlyStop:
         margins: The acceptable drop of each, ``None`` where it is not gated or must improve.
         alpha: Chance of any false regression, and of a false pass of a task.
         targets: Which tasks must improve; none when ``None``.
+        seed: Of the order of the samples.
     """
 
     def __init__(
@@ -127,10 +131,11 @@ class EarlyStop:
         alpha: float,
         *,
         targets: Sequence[bool] | None = None,
+        seed: int = ORDER_SEED,
     ) -> None:
         targets = [False] * len(tasks) if targets is None else targets
         self._monitors = {
-            task.name: TaskMonitor(task, margin, alpha)
+            task.name: TaskMonitor(task, margin, alpha, seed=seed)
             for task, margin, is_target in zip(tasks, margins, targets, strict=True)
             if margin is not None or is_target
         }
@@ -146,7 +151,7 @@ class EarlyStop:
                 chosen += monitor.request()
         return chosen
 
-    def read(self, baseline: "SideRun", candidate: "SideRun") -> None:
+    def read(self, baseline: "SideAnswers", candidate: "SideAnswers") -> None:
         """Look at the answers to what was requested."""
         for monitor in self._monitors.values():
             if not monitor.is_done:
@@ -170,13 +175,13 @@ class EarlyStop:
             monitor.comparison.n_claims = max(1, len(states) - claimed)
 
 
-def _shuffled_clusters(samples: Sequence[Sample]) -> list[list[Sample]]:
+def _shuffled_clusters(samples: Sequence[Sample], seed: int) -> list[list[Sample]]:
     """The samples by cluster, the clusters in random order."""
     clusters: dict[int, list[Sample]] = defaultdict(list)
     for sample, number in zip(samples, cluster_samples(samples), strict=True):
         clusters[number].append(sample)
     shuffled = list(clusters.values())
-    random.Random(ORDER_SEED).shuffle(shuffled)  # noqa: S311 - an order, not a secret
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 - an order, not a secret
     return shuffled
 
 

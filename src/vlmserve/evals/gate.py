@@ -25,6 +25,10 @@ A target, a task that must improve, is judged by the same interval:
 Targets are chosen before anything is asked and are never called regressions, so they are no part of
 Holm's family.
 
+Where there is an anchor, a fixed point beside the baseline, every gated task is compared twice, and
+all comparisons are judged together: they are one family, and a task's verdict is the graver of its
+two. A target must improve on the baseline; against the anchor it has the gate's margin.
+
 A margin of 1 or more is no margin for scores that all lie between 0 and 1: 8 was written for 8
 points, which are 0.08. Such a task is inconclusive.
 

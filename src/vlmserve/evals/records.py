@@ -6,8 +6,9 @@ from pydantic import Field
 
 from vlmserve.chat import Completion, Value
 
-SideName = Literal["baseline", "candidate", "repeat"]
-"""The two that are compared, what came before and what is judged; and the baseline once more."""
+SideName = Literal["baseline", "candidate", "repeat", "anchor"]
+"""The two that are compared, what came before and what is judged; the baseline once more; and a
+fixed point that the candidate is held against as well."""
 
 
 class Scored(Value):

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from vlmserve.chat import Completion
+from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError, MediaError
+from vlmserve.evals.asking import ask_as
 from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import Answerer, AnswerStore
@@ -129,6 +131,11 @@ class Asking:
     """Where answers are kept. Failures are not: the next run asks again."""
 
     listener: AnswerListener
+    asking: AskingConfig = field(default_factory=AskingConfig)
+    """What the side has of its own in how it is asked."""
+
+    repetition: int = 0
+    """Which time the samples are asked, from 0."""
 
 
 def run_side(run: SideRun, asking: Asking, samples: Sequence[Sample] | None = None) -> None:
@@ -165,7 +172,11 @@ def _pending_digests(run: SideRun, samples: Sequence[Sample]) -> list[str]:
 def _requests(run: SideRun, digests: Sequence[str], asking: Asking) -> Iterator[GenerationRequest]:
     for digest in digests:
         try:
-            request = run.pending[digest].request(asking.model)
+            request = ask_as(
+                run.pending[digest].request(asking.model),
+                asking.asking,
+                repetition=asking.repetition,
+            )
         except MediaError as error:
             # The file has vanished or changed since the task was loaded.
             run.failures[digest] = Failed(error_type=type(error).__name__, message=error.message)

@@ -7,22 +7,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vlmserve.config.suite import SuiteConfig
+from vlmserve.errors import ConfigError
 from vlmserve.evals.answering import Shared, Side, answer_sides
 from vlmserve.evals.archive import create_kept_side, describe_task
+from vlmserve.evals.asking import sample_as
 from vlmserve.evals.early_stop import ORDER_SEED, EarlyStop
 from vlmserve.evals.machine import describe_machine
 from vlmserve.evals.records import SideName
+from vlmserve.evals.repetitions import SideAnswers
 from vlmserve.evals.report.json_report import (
     EvalReport,
     SideReport,
     SuiteReport,
 )
 from vlmserve.evals.run_record import KeptSuite, SideRecord
-from vlmserve.evals.runner import (
-    AnswerListener,
-    SideRun,
-    SilentListener,
-)
+from vlmserve.evals.runner import AnswerListener, SilentListener
 from vlmserve.evals.samples import FEWSHOT_SEED, content_digest
 from vlmserve.evals.store import AnswerStore
 from vlmserve.evals.verdict import TaskRun, find_verdict
@@ -60,29 +59,42 @@ class Session:
     repeats_baseline: bool = False
     """Ask the baseline twice, to see how often its answers change by themselves."""
 
+    n_repetitions: int = 1
+    """Ask each side every sample this often, and judge the mean of its scores."""
+
+    seed: int = ORDER_SEED
+    """Of the order in which samples are asked, where that is random."""
+
     listener: AnswerListener = field(default_factory=SilentListener)
 
-    def evaluate(self, baseline: Side, candidate: Side) -> EvalReport:
-        """Judge a candidate against a baseline.
+    def evaluate(
+        self, baseline: Side, candidate: Side, *, anchor: Side | None = None
+    ) -> EvalReport:
+        """Judge a candidate against a baseline, and against an anchor where there is one.
 
         An engine is started only if an answer of its side is missing, and the baseline's is closed
         before the candidate's starts unless they share one.
 
         Raises:
+            ConfigError: Answers are missing of a side that cannot be asked, or what is wanted does
+                not go together.
             EngineError: An engine cannot be started or is gone; the answers so far are in the
                 store.
         """
         started_at = datetime.now(UTC)
         suite, tasks = self.suite, self.tasks
+        self._check(baseline, candidate, anchor)
         margins = [suite.gated_margin(entry) for entry in suite.tasks]
         targets = [entry.improve for entry in suite.tasks]
         stop = None
         if self.sequential:
-            stop = EarlyStop(tasks, margins, suite.gate.alpha, targets=targets)
+            stop = EarlyStop(tasks, margins, suite.gate.alpha, targets=targets, seed=self.seed)
         sides: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
+        if anchor is not None:
+            sides = {"baseline": baseline, "anchor": anchor, "candidate": candidate}
         if self.repeats_baseline:
             sides["repeat"] = replace(baseline, name=f"{baseline.name} again", replicate=1)
-        runs = answer_sides(sides, Shared(tasks, self.store, self.listener), stop)
+        runs = answer_sides(sides, self._shared(), stop)
         measured = [
             replace(_task_run(task, margin, runs, stop), improve=improve)
             for task, margin, improve in zip(tasks, margins, targets, strict=True)
@@ -98,10 +110,11 @@ class Session:
             suite=_suite_report(self),
             baseline=_side_report(baseline, runs["baseline"]),
             candidate=_side_report(candidate, runs["candidate"]),
+            anchor=None if anchor is None else _side_report(anchor, runs["anchor"]),
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=found.tasks,
             slices=found.slices,
-            notes=(*_run_notes(baseline, candidate, self.limit), *found.notes),
+            notes=(*_run_notes(self, baseline, candidate, anchor), *found.notes),
         )
         kept = [
             create_kept_side(name, _side_record(self, side, report, measured), measured)
@@ -110,11 +123,46 @@ class Session:
         self.store.keep_run(self.run_id, report.model_dump_json(), kept)
         return report
 
+    def _shared(self) -> Shared:
+        return Shared(
+            self.tasks,
+            self.store,
+            self.listener,
+            n_repetitions=self.n_repetitions,
+            seed=self.seed,
+        )
+
+    def _check(self, baseline: Side, candidate: Side, anchor: Side | None) -> None:
+        if anchor is not None and self.sequential:
+            raise ConfigError(
+                "--anchor: not with --sequential, which stops at what the baseline decides"
+            )
+        if self.n_repetitions == 1:
+            return
+        if self.repeats_baseline:
+            raise ConfigError("--aa: not with --repeat, which shows the noise of both sides")
+        for task in self.tasks:
+            for side in (baseline, candidate, anchor):
+                if side is not None:
+                    self._check_is_random(task, side)
+
+    def _check_is_random(self, task: "EvalTask", side: Side) -> None:
+        for sample in task.samples:
+            if (
+                side.source.open is not None
+                and not sample_as(sample.params, side.asking).temperature
+            ):
+                raise ConfigError(
+                    f"--repeat {self.n_repetitions}: task {task.name} is asked at temperature 0, "
+                    "so that every repetition would be the same",
+                    hint="give the suite's sampling a temperature",
+                )
+
 
 def _task_run(
     task: "EvalTask",
     margin: float | None,
-    runs: Mapping[SideName, SideRun],
+    runs: Mapping[SideName, SideAnswers],
     stop: EarlyStop | None,
 ) -> TaskRun:
     asked = None if stop is None else stop.asked(task)
@@ -143,7 +191,8 @@ def _side_record(
         media_policy=dict(_MEDIA_POLICY),
         versions=report.versions,
         seeds={
-            "sequential_order": ORDER_SEED,
+            "sequential_order": session.seed,
+            "repetitions": session.n_repetitions,
             "fewshot": FEWSHOT_SEED,
             "replicate": side.replicate,
         },
@@ -169,7 +218,7 @@ def _suite_report(session: Session) -> SuiteReport:
     )
 
 
-def _side_report(side: Side, run: SideRun) -> SideReport:
+def _side_report(side: Side, run: SideAnswers) -> SideReport:
     return SideReport(
         name=side.name,
         fingerprint=side.fingerprint,
@@ -179,8 +228,15 @@ def _side_report(side: Side, run: SideRun) -> SideReport:
     )
 
 
-def _run_notes(baseline: Side, candidate: Side, limit: int | None) -> Iterator[str]:
+def _run_notes(
+    session: Session, baseline: Side, candidate: Side, anchor: Side | None
+) -> Iterator[str]:
+    limit, n = session.limit, session.n_repetitions
     if baseline.answerer == candidate.answerer:
         yield "baseline and candidate are the same: the same answers were compared with themselves"
     if limit is not None:
         yield f"only the first {limit} samples of each task were asked (--limit)"
+    if n > 1:
+        yield f"every sample was asked {n} times, and its scores were averaged (--repeat)"
+    if anchor is not None:
+        yield f"anchor: {anchor.name}; every gated task was held against it, too"

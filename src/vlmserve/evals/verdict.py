@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmserve.config.suite import GateConfig
+from vlmserve.evals.anchor import anchor_notes, weigh_anchor
 from vlmserve.evals.compare import Comparison, compare_task
 from vlmserve.evals.gate import Verdict, judge
 from vlmserve.evals.noise import Noise, measure_noise
@@ -38,7 +39,7 @@ class TaskRun:
 
     records: Mapping[SideName, Sequence[SampleRecord]]
     """One record for each sample that was asked, in their order; of baseline and candidate, and of
-    the baseline's repetition where there was one."""
+    the baseline's repetition and of an anchor where there was one."""
 
     asked: Sequence[Sample] | None = None
     """The samples in the order of asking, where it was stopped as soon as it was enough; ``None``
@@ -74,21 +75,33 @@ def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
     Raises:
         ValueError: No task is gated, or records are not of their task's samples.
     """
+    k = len(runs)
     comparisons = [_compare(run, gate.alpha) for run in runs]
+    anchored = [_compare(run, gate.alpha, "anchor") for run in runs if "anchor" in run.records]
     margins = [run.margin for run in runs]
-    judgement = judge(comparisons, margins, gate, targets=[run.improve for run in runs])
-    tasks = create_task_reports(
-        [run.task for run in runs],
-        comparisons,
-        judgement,
-        margins,
-        [_noise(run) for run in runs],
+    targets = [run.improve for run in runs]
+    # A target must improve on the baseline; a drop from the anchor it may show like any other.
+    fallen = [gate.margin if run.improve else run.margin for run in runs if anchored]
+    judgement = judge(
+        [*comparisons, *anchored],
+        [*margins, *fallen],
+        gate,
+        targets=[*targets, *(False for _ in anchored)],
     )
+    asked = [run.task for run in runs]
+    tasks = create_task_reports(
+        asked, comparisons, judgement.tasks[:k], margins, [_noise(run) for run in runs]
+    )
+    others: tuple[TaskReport, ...] = ()
+    if anchored:
+        others = create_task_reports(asked, anchored, judgement.tasks[k:], fallen, [None] * k)
+        tasks = tuple(map(weigh_anchor, tasks, others))
     return Findings(
         verdict=judgement.verdict,
         tasks=tasks,
         slices=create_slice_reports(_slices(runs, comparisons), comparisons, gate.alpha),
         notes=(
+            *(anchor_notes(tasks, others) if others else ()),
             *_saving_note(tasks),
             *_noise_note(tasks),
             *(note for task in tasks for note in _cluster_note(task)),
@@ -97,10 +110,10 @@ def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
     )
 
 
-def _compare(run: TaskRun, alpha: float) -> Comparison:
+def _compare(run: TaskRun, alpha: float, before: SideName = "baseline") -> Comparison:
     return compare_task(
         run.task,
-        run.records["baseline"],
+        run.records[before],
         run.records["candidate"],
         alpha=alpha,
         asked=run.asked,

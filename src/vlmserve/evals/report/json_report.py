@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vlmserve.chat import Value
 from vlmserve.evals.compare import Comparison, FailedSample, Flip
-from vlmserve.evals.gate import Judgement, TaskVerdict, TaskVerdictName, Verdict
+from vlmserve.evals.gate import TaskVerdict, TaskVerdictName, Verdict
 from vlmserve.evals.noise import Noise
 from vlmserve.evals.records import SideName
 from vlmserve.evals.samples import Sample
@@ -79,6 +79,31 @@ class NoiseReport(Value):
     n_better: int
 
 
+class AnchorReport(Value):
+    """A task against a fixed point: what ``TaskReport`` says of it against the baseline."""
+
+    verdict: TaskVerdictName
+    reason: str
+    margin: float | None
+    n_pairs: int
+    n_failed: int
+    """Samples that failed on the anchor."""
+
+    anchor: float | None
+    candidate: float | None
+    difference: float | None
+    """Candidate minus anchor."""
+
+    lower: float | None
+    upper: float | None
+    p_value: float | None
+    adjusted_level: float | None
+    n_worse: int
+    n_better: int
+    decides: bool
+    """Whether this is graver than what the baseline gives, and so the task's verdict."""
+
+
 class TaskReport(Value):
     """One task. Amounts are in the metric's units; ``difference`` is candidate minus baseline."""
 
@@ -139,6 +164,10 @@ class TaskReport(Value):
 
     noise: NoiseReport | None = None
     """How much of this the engine does by itself; ``null`` where it was not measured."""
+
+    anchor: AnchorReport | None = None
+    """How it stands against the anchor; ``null`` where there is none. All else here is against the
+    baseline, but for the verdict and its reason, which are the graver of both."""
 
     flips: FlipsReport
     failures: tuple[FailureReport, ...]
@@ -213,6 +242,9 @@ class EvalReport(Value):
     suite: SuiteReport
     baseline: SideReport
     candidate: SideReport
+    anchor: SideReport | None = None
+    """The fixed point that the candidate was held against as well."""
+
     versions: dict[str, str]
     """Of vlmserve and of what scored the answers."""
 
@@ -227,7 +259,7 @@ class EvalReport(Value):
 def create_task_reports(
     tasks: Sequence["AskedTask"],
     comparisons: Sequence[Comparison],
-    judgement: Judgement,
+    verdicts: Sequence[TaskVerdict],
     margins: Sequence[float | None],
     noise: Sequence[Noise | None],
 ) -> tuple[TaskReport, ...]:
@@ -235,7 +267,7 @@ def create_task_reports(
     reports = (
         _task_report(task, comparison, verdict, margin)
         for task, comparison, verdict, margin in zip(
-            tasks, comparisons, judgement.tasks, margins, strict=True
+            tasks, comparisons, verdicts, margins, strict=True
         )
     )
     return tuple(
