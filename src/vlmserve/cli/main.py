@@ -45,6 +45,7 @@ _VERBS = {
     "runs": _Verb("vlmserve.cli.runs", "list what has been judged"),
     "report": _Verb("vlmserve.cli.report", "show or write the report of a run again"),
     "export": _Verb("vlmserve.cli.export", "write the samples of a run as a file"),
+    "import": _Verb("vlmserve.cli.import_logs", "keep sample logs of other harnesses as a run"),
     "suite": _Verb("vlmserve.cli.suite", "look a suite over before it is paid for"),
     "demo": _Verb("vlmserve.cli.demo", "build, train or tour the demo checkpoints"),
 }

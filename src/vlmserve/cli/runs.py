@@ -48,6 +48,13 @@ def run(args: argparse.Namespace) -> int:
     """Print the runs of a store, oldest first; exit status 0."""
     with open_store(args.store) as store:
         runs = [_summary(*row) for row in store.list_reports()]
+        judged = {each["run_id"] for each in runs}
+        runs += [
+            _imported(run_id, record)
+            for run_id, _, record in store.list_side_records()
+            if run_id not in judged
+        ]
+    runs.sort(key=lambda each: str(each["finished_at"]))
     console = create_console()
     if args.json:
         console.out(json.dumps(runs, indent=2, ensure_ascii=False))
@@ -56,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
         console.print("no run has been judged yet")
         return 0
     for each in runs:
+        against = "" if each["baseline"] is None else f" against {each['baseline']}"
         console.print(
-            f"{each['run_id']}  {each['finished_at']}  {each['verdict']:12}  {each['suite']}: "
-            f"{each['candidate']} against {each['baseline']}",
+            f"{each['run_id']}  {each['finished_at']}  {each['verdict'] or 'imported':12}  "
+            f"{each['suite']}: {each['candidate']}{against}",
             soft_wrap=True,
             markup=False,
         )
@@ -77,4 +85,20 @@ def _summary(run_id: str, time: str, text: str) -> dict[str, Any]:
         "suite_digest": report["suite"]["digest"],
         "baseline_fingerprint": report["baseline"]["fingerprint"],
         "candidate_fingerprint": report["candidate"]["fingerprint"],
+    }
+
+
+def _imported(run_id: str, text: str) -> dict[str, Any]:
+    """A run that was not judged here: a log has one side."""
+    record = json.loads(text)
+    return {
+        "run_id": run_id,
+        "finished_at": record["finished_at"],
+        "verdict": None,
+        "suite": record["suite"]["name"],
+        "baseline": None,
+        "candidate": record["name"],
+        "suite_digest": record["suite"]["digest"],
+        "baseline_fingerprint": None,
+        "candidate_fingerprint": record["fingerprint"],
     }

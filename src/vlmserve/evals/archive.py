@@ -39,6 +39,9 @@ class RecordedTask:
     records: Mapping[str, SampleRecord]
     """By sample id, in the order of asking; those that were asked."""
 
+    outcomes: Mapping[str, KeptOutcome]
+    """The same as they lie in the store."""
+
     @property
     def name(self) -> str:
         """What the suite calls it."""
@@ -228,6 +231,7 @@ def _load_task(task: KeptTask, rows: Sequence[KeptRow]) -> RecordedTask:
             )
             for _, sample_id, each in asked
         },
+        outcomes={sample_id: each for _, sample_id, each in asked},
     )
 
 

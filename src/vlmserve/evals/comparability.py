@@ -12,6 +12,9 @@ FIELDS = ("tasks", "metric", "scorer", "sampling", "request", "media_policy", "p
 """What may be declared to differ. Targets may not: two scores by different targets have nothing in
 common."""
 
+# Where imported logs have their sampling.
+_GENERATION = "generation_kwargs"
+
 _ABSENT = "absent"
 _MAX_VALUE = 80
 _MAX_SHOWN = 5
@@ -75,7 +78,8 @@ def _task_differences(old: RecordedTask, new: RecordedTask) -> Iterator[Differen
 
 
 def _scorer(task: RecordedTask) -> Mapping[str, Any]:
-    return {key: value for key, value in task.kept.recipe.items() if key not in ("task", "metric")}
+    left_out = ("task", "metric", _GENERATION)
+    return {key: value for key, value in task.kept.recipe.items() if key not in left_out}
 
 
 def _sampling_differences(old: RecordedTask, new: RecordedTask) -> Iterator[Difference]:
@@ -88,6 +92,8 @@ def _sampling_differences(old: RecordedTask, new: RecordedTask) -> Iterator[Diff
 
 def _sampling(task: RecordedTask) -> list[dict[str, Any]]:
     """The different settings among a task's samples; none where a log does not say."""
+    if isinstance(logged := task.kept.recipe.get(_GENERATION), Mapping):
+        return [dict(logged)]
     texts = {kept.params.model_dump_json() for kept in task.kept_samples if kept.params is not None}
     return [json.loads(text) for text in sorted(texts)]
 

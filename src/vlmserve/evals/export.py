@@ -84,21 +84,27 @@ def _asked(task: RecordedTask, kept: KeptSample) -> dict[str, Any]:
 
 
 def _became(task: RecordedTask, kept: KeptSample) -> dict[str, Any]:
-    record = task.records.get(kept.sample_id)
-    if record is None:
+    became = task.outcomes.get(kept.sample_id)
+    if became is None:
         return {"status": "not asked"}
-    row: dict[str, Any] = {"status": record.outcome.status}
-    if isinstance(record.outcome, Scored):
-        row |= {"score": record.outcome.score, "answer": record.outcome.answer}
+    outcome, completion = became.outcome, became.completion
+    row: dict[str, Any] = {"status": outcome.status, "completion": became.text}
+    if isinstance(outcome, Scored):
+        row |= {"score": outcome.score, "answer": outcome.answer}
     else:
-        row |= {"error_type": record.outcome.error_type, "error": record.outcome.message}
-    if record.completion is not None:
+        row |= {"error_type": outcome.error_type, "error": outcome.message}
+    usage = became.usage
+    if completion is not None:
+        usage = completion.usage
         row |= {
-            "completion": record.completion.text,
-            "finish_reason": record.completion.finish_reason,
-            "prompt_tokens": record.completion.usage.prompt_tokens,
-            "completion_tokens": record.completion.usage.completion_tokens,
-            "latency_s": record.completion.latency_s,
+            "completion": completion.text,
+            "finish_reason": completion.finish_reason,
+            "latency_s": completion.latency_s,
+        }
+    if usage is not None:
+        row |= {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
         }
     return row
 

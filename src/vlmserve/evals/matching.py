@@ -14,7 +14,6 @@ from vlmserve.evals.archive import RecordedTask
 from vlmserve.evals.comparability import Difference
 from vlmserve.evals.records import SampleRecord
 from vlmserve.evals.run_record import KeptSample
-from vlmserve.evals.samples import content_digest
 
 _MAX_SHOWN = 5
 _PARTS = ("target", "prompt", "media")
@@ -113,24 +112,12 @@ def _by_key(task: RecordedTask, key: str | None) -> dict[str, KeptSample]:
         _content(task, kept) if key is None else _key(task, kept, key) for kept in task.kept_samples
     ]
     repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated and key is not None:
+    if repeated:
         raise ConfigError(
             f"{task.name}: --key {key}: {len(repeated)} values stand for several samples each, "
             f"such as {repeated[0]!r}"
         )
-    if repeated:
-        names = _numbered(names)
     return dict(zip(names, task.kept_samples, strict=True))
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Tell repetitions of the same content apart, as own samples are: the second is ``#2``."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        seen[name] += 1
-        numbered.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return numbered
 
 
 def _key(task: RecordedTask, kept: KeptSample, key: str) -> str:
@@ -151,9 +138,7 @@ def _content(task: RecordedTask, kept: KeptSample) -> str:
             "so they cannot be joined on their content",
             hint=f"declare what to join on: --key, one of {known}" if known else None,
         )
-    if not kept.keys:
-        return kept.sample_id
-    return content_digest([_prompt(kept), _media(kept), kept.target])
+    return kept.sample_id
 
 
 def _check_targets(

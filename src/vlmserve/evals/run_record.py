@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vlmserve.chat import Completion, Role, SamplingParams, Value
+from vlmserve.chat import Completion, Role, SamplingParams, Usage, Value
 from vlmserve.evals.records import Outcome
 from vlmserve.evals.samples import MediumKind
 
@@ -68,6 +68,12 @@ class KeptOutcome(Value):
     """What the model answered; ``None`` where it failed, or where a log has the answer alone."""
 
     outcome: Outcome
+
+    text: str | None = None
+    """The completion's text, where a log says no more of it."""
+
+    usage: Usage | None = None
+    """Its tokens, likewise."""
 
 
 class KeptTask(Value):

@@ -1,0 +1,1 @@
+"""Sample logs of other harnesses, read into kept runs."""
