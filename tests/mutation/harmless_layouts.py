@@ -95,6 +95,11 @@ def _names_of_4_52(directory: Path) -> None:
     rename_tensors(directory / WEIGHTS, r"^visual\.", "model.visual.")
 
 
+def _flat_tower(case: Case) -> None:
+    """The tower's names without the level that transformers 5 has dropped."""
+    rename_tensors(case.checkpoint / WEIGHTS, r"^vision_tower\.vision_model\.", "vision_tower.")
+
+
 def _template_twice(case: Case) -> None:
     """The template stands in the tokenizer's configuration as well."""
     text = (case.checkpoint / "chat_template.jinja").read_text(encoding="utf-8")
@@ -281,6 +286,7 @@ HARMLESS = (
     Harmless(
         "names of 4.52 on a base of 4.49", "qwen2-vl-4x", lambda c: _names_of_4_52(c.checkpoint)
     ),
+    Harmless("tower's names of 5 on a base of 4.49", "llava-1.5-4x", _flat_tower),
     Harmless("template twice", "qwen3-vl", _template_twice),
     Harmless("JSON of another writer", "llava-1.5-4x", _reformatted),
     Harmless("JSON of another writer", "demo-full", _reformatted),

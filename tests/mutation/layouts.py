@@ -30,8 +30,8 @@ _WRAPPER_KEYS = (
 )
 
 
-def restore_tower_level(directory: Path) -> None:
-    """Put back the level that transformers 5 drops from a LLaVA's tower, for vLLM 0.32."""
+def _restore_tower_level(directory: Path) -> None:
+    """Put back the level that transformers 5 drops from a LLaVA's tower."""
     rename_tensors(directory / WEIGHTS, r"^vision_tower\.", "vision_tower.vision_model.")
 
 
@@ -85,7 +85,7 @@ def as_llava_4(directory: Path, version: str) -> None:
     config["text_config"] = {**text, "rope_theta": rope["rope_theta"], "torch_dtype": "float32"}
     config["torch_dtype"] = config.pop("dtype")
     write_json(directory / "config.json", {**config, "transformers_version": version})
-    restore_tower_level(directory)
+    _restore_tower_level(directory)
     _split_processor(directory, wrapper=True)
     _split_tokenizer(directory, byte_level=False)
     _set_version(directory, version)

@@ -243,9 +243,9 @@ def _prefixed(case: Case) -> None:
     _rename(case.checkpoint, r"^(model\.)?visual\.", r"base_model.model.\g<0>")
 
 
-def _flat_tower(case: Case) -> None:
-    """The names of the vision tower that transformers 5 saves and vLLM does not take."""
-    _rename(case.checkpoint, r"vision_tower\.vision_model\.", "vision_tower.")
+def _unconverted_tower(case: Case) -> None:
+    """The tower is named as in LLaVA's own format, the rest as in transformers'."""
+    _rename(case.checkpoint, r"^vision_tower\.", "model.vision_tower.vision_tower.vision_model.")
 
 
 def _no_tower(case: Case) -> None:
@@ -326,7 +326,7 @@ MUTATIONS = (
     Mutation("shards in place of weights", "ckpt.zero", "demo-full", _only_shards, fast=True),
     Mutation("shards and nothing else", "ckpt.zero", "demo-full", _only_states, fast=True),
     Mutation("PEFT's prefix is left", "ckpt.tensors", "qwen2-vl-4x", _prefixed, fast=True),
-    Mutation("tower as transformers 5 saves", "ckpt.tensors", "llava-1.5", _flat_tower, fast=True),
+    Mutation("tower not converted", "ckpt.tensors", "llava-1.5", _unconverted_tower, fast=True),
     Mutation("vision tower left out", "ckpt.tensors", "llava-1.5-4x", _no_tower, fast=True),
     Mutation("projector left out", "ckpt.tensors", "internvl", _no_projector, fast=True),
     Mutation("another size in config.json", "ckpt.tensors", "qwen3-vl", _wider, fast=True),

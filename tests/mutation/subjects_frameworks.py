@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tests.mutation.layouts import as_qwen_4, restore_tower_level
+from tests.mutation.layouts import as_qwen_4
 from tests.mutation.mutation import edit_json, set_key
 from tests.mutation.side_files import write_llama_factory, write_swift_args, write_trainer_state
 from tests.mutation.subject import Subject
@@ -77,7 +77,6 @@ def _write_llava_lora(root: Path) -> None:
     base = root / "base"
     model = tiny_models.create_model("llava")
     tiny_models.save("llava", model, base)
-    restore_tower_level(base)
     train_lora(model, base, root / "checkpoint", r".*language_model.*\.(q_proj|v_proj)$")
     write_trainer_state(root / "checkpoint")
     write_swift(root / "data" / "train.jsonl", draw_samples(_ROUNDS))

@@ -7,7 +7,7 @@ transformers that its name tells, with the ``trainer_state.json`` of a plain ``T
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.mutation.layouts import as_llava_4, as_qwen_4, restore_tower_level
+from tests.mutation.layouts import as_llava_4, as_qwen_4
 from tests.mutation.side_files import write_trainer_state
 from tests.mutation.subject import Subject
 from tests.mutation.subjects_demo import draw_samples, write_heldout, write_llava, write_swift
@@ -78,8 +78,8 @@ SUBJECTS = (
     ),
     Subject(
         "llava-1.5",
-        "LLaVA-1.5, transformers 5 with the tower's names of 4",
-        _hf("llava", restore_tower_level),
+        "LLaVA-1.5, transformers 5",
+        _hf("llava"),
         data="data/train.json",
     ),
     Subject(
@@ -90,13 +90,13 @@ SUBJECTS = (
     ),
     Subject(
         "llava-next",
-        "LLaVA-NeXT, transformers 5 with the tower's names of 4",
-        _hf("llava_next", restore_tower_level),
+        "LLaVA-NeXT, transformers 5",
+        _hf("llava_next"),
     ),
     Subject(
         "llava-onevision",
-        "LLaVA-OneVision, transformers 5 with the tower's names of 4",
-        _hf("llava_onevision", restore_tower_level),
+        "LLaVA-OneVision, transformers 5",
+        _hf("llava_onevision"),
     ),
     Subject("internvl", "InternVL, transformers 5", _hf("internvl")),
 )

@@ -11,8 +11,13 @@ from tests.mutation.tiny_families import TINY
 from vlmserve.platform import cure_torch_extensions
 
 
-def create_model(name: str) -> Any:
-    """Build a family's model with random weights, none of them constant; the same every time."""
+def create_model(name: str, **text: int) -> Any:
+    """Build a family's model with random weights, none of them constant; the same every time.
+
+    Args:
+        name: A key of ``TINY``.
+        text: Sizes of the language model in place of the usual ones.
+    """
     cure_torch_extensions()
     import torch
     import transformers
@@ -20,6 +25,7 @@ def create_model(name: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     tiny = TINY[name]
     config = _with_ids(tiny.config, cached_tokenizer(name))
+    config["text_config"] = {**config["text_config"], **text}
     model_class = getattr(transformers, tiny.model_class)
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -101,7 +101,7 @@ def adapted_tensors(adapter: AdapterInfo, base: "Checkpoint") -> list[AdaptedTen
     weights = {family.canonical(name): tensor for name, tensor in base.tensors.items()}
     found = []
     for pair in adapter.pairs:
-        name = family.trained_module(pair.module)
+        name = family.canonical_module(pair.module)
         weight = weights.get(f"{name}.weight")
         if pair.a is None or pair.b is None or weight is None:
             continue

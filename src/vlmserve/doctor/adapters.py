@@ -152,23 +152,15 @@ def _unmatched(base: Checkpoint, match: AdapterMatch) -> tuple[str, str]:
     family = base.family
     linear = None if family is None else family.linear_modules(base.config)
     if family is not None and linear:
-        paths = {module: family.trained_module(module) for module in match.unmatched}
+        paths = {module: family.canonical_module(module) for module in match.unmatched}
         tower = [path for path in paths.values() if family.component(f"{path}.") != _ALWAYS]
         if len(tower) == len(paths) and not family.supports_tower_lora:
             return (
                 f"vLLM takes no LoRA on vision tower and projector of {where}: {names}",
                 _MERGE,
             )
-        others = [module for module, path in paths.items() if path not in linear]
-        first = match.unmatched[0]
-        if not others:
-            return (
-                f"of other names in {where}: {names}",
-                f"{_MERGE}; or rename the adapter's keys to the paths that vLLM has, such as "
-                f"{first} to {paths[first]}",
-            )
         expected = family.expected_tensors(base.config) or {}
-        if all(f"{paths[module]}.weight" in expected for module in others):
+        if all(f"{path}.weight" in expected for path in paths.values()):
             return f"vLLM takes no LoRA on these modules of {where}: {names}", _MERGE
     return f"not in {where}: {names}", _RENAME
 

@@ -111,7 +111,7 @@ def _merged_outcomes(exam: Examination, found: MergedFrom) -> Iterator[Outcome]:
     if family is None or _moves_more_than_pairs(found.adapter):
         return
     # Convolutions, too, which have no product of two matrices.
-    adapted = {f"{family.trained_module(pair.module)}.weight" for pair in found.adapter.pairs}
+    adapted = {f"{family.canonical_module(pair.module)}.weight" for pair in found.adapter.pairs}
     foreign = [
         entry
         for entry in exam.scan.tensors

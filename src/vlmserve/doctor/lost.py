@@ -51,7 +51,7 @@ def _lost_modules(checkpoint: Checkpoint, adapter: AdapterInfo) -> Iterator[Find
     if family is None or isinstance(targets, str) or any(map(adapter.config.get, _PARTIAL)):
         return
     modules = family.linear_modules(checkpoint.config) or {}
-    adapted = {family.trained_module(pair.module) for pair in adapter.pairs}
+    adapted = {family.canonical_module(pair.module) for pair in adapter.pairs}
     if not adapted & set(modules):
         return  # names that fit nothing: lora.match says so
     lost = []

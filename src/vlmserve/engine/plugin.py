@@ -16,6 +16,7 @@ def register() -> None:
         exact_lengths,
         media_connector,
         media_identity,
+        models,
         video_streams,
     )
 
@@ -26,6 +27,7 @@ def register() -> None:
     media_connector.install()
     media_identity.install()
     video_streams.install()
+    models.register()
 
 
 def _leave_the_terminals_group() -> None:

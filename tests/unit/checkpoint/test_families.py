@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from vlmserve.checkpoint.families import FAMILIES, Family, find_architecture, find_family
-from vlmserve.checkpoint.families.llava import Llava
+from vlmserve.checkpoint.families import FAMILIES, find_architecture, find_family
 from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.platform import cure_torch_extensions
 
@@ -307,13 +306,6 @@ def build(class_name: str, config: dict[str, Any]) -> Any:
             return model_class(model_class.config_class(**config))
 
 
-def as_vllm(name: str, family: Family) -> str:
-    """vLLM keeps a level in the tower's names that transformers 5 has dropped."""
-    if isinstance(family, Llava):
-        return name.replace("vision_tower.", "vision_tower.vision_model.")
-    return name
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
 def case(request: pytest.FixtureRequest) -> Any:
     class_name, config, parameters = CONFIGS[request.param]
@@ -327,8 +319,7 @@ def test_expected_tensors_are_those_of_the_real_class(case: Any) -> None:
     expected = family.expected_tensors(config)
     assert expected is not None
     real = {
-        as_vllm(family.canonical(name), family): tuple(tensor.shape)
-        for name, tensor in model.state_dict().items()
+        family.canonical(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()
     }
     assert {name: spec.shape for name, spec in expected.items()} == real
 
@@ -340,7 +331,7 @@ def test_linear_modules_are_those_of_the_real_class(case: Any) -> None:
     family = find_family(config)
     assert family is not None
     real = {
-        as_vllm(family.canonical_module(name), family): (module.out_features, module.in_features)
+        family.canonical_module(name): (module.out_features, module.in_features)
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }

@@ -37,7 +37,7 @@ def test_shards_are_read_together(write: Any) -> None:
     assert inventory.is_clean
 
 
-@pytest.mark.parametrize("prefixes", [None, NEW_LLAVA])
+@pytest.mark.parametrize("prefixes", [None, NEW_LLAVA, FLAT_TOWER])
 def test_llava_layouts_are_clean(write: Any, tiny_llava: Any, prefixes: Any) -> None:
     inventory = compare_tensors(load_checkpoint(write.model(config=tiny_llava, prefixes=prefixes)))
     assert inventory is not None
@@ -91,14 +91,6 @@ def test_untied_head_is_missed(write: Any, tiny_qwen2_vl: Any) -> None:
     assert headless is not None
     assert whole.is_clean
     assert headless.missing == {"language model": ("language_model.lm_head.weight",)}
-
-
-def test_tower_names_of_transformers_5_are_explained(write: Any, tiny_llava: Any) -> None:
-    checkpoint = load_checkpoint(write.model(config=tiny_llava, prefixes=FLAT_TOWER))
-    inventory = compare_tensors(checkpoint)
-    assert inventory is not None
-    assert "as transformers 5 saves them" in (inventory.explanation or "")
-    assert set(inventory.missing) == set(inventory.unexpected) == {"vision tower"}
 
 
 def test_what_is_not_checkable(write: Any, tiny_qwen2_vl: Any, tiny_llava: Any) -> None:

@@ -30,6 +30,9 @@ NAMES = [
     "model.embed_tokens.weight",
     "vision_tower.vision_model.embeddings.class_embedding",
     "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+    "model.vision_tower.encoder.layers.0.mlp.fc1.weight",
+    "vision_tower.embeddings.class_embedding",
+    "vision_tower.transformer.layers.0.feed_forward.up_proj.weight",
     "model.multi_modal_projector.linear_1.weight",
     "multi_modal_projector.linear_1.bias",
     "model.image_newline",
@@ -45,7 +48,9 @@ from vllm.config.lora import MaxLoRARanks
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.models.interfaces import supports_lora
 from vllm.model_executor.models.registry import ModelRegistry
+from vllm.plugins import load_general_plugins
 
+load_general_plugins()
 architectures, names, refused, inits = json.load(sys.stdin)
 found = {"names": {}, "tower": {}, "embedding": {}, "lora": {}}
 for architecture in architectures:

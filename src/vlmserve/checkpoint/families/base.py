@@ -147,14 +147,6 @@ class Family(ABC):
         # The prefixes end in a dot, which a module such as lm_head itself does not have.
         return self.canonical(f"{path}.").removesuffix(".")
 
-    def trained_module(self, path: str) -> str:
-        """The canonical path of the module in the files that an adapter's path stands for.
-
-        Some classes of transformers have other paths in memory, and so in adapters, than in the
-        files that they save; vLLM goes by the files' and does not find those of such an adapter.
-        """
-        return self.canonical_module(path)
-
     def component(self, name: str) -> Component:
         """The part of the model that a canonical name belongs to."""
         if name.startswith(self.projector_prefixes):

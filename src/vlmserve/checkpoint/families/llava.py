@@ -1,5 +1,6 @@
 """LLaVA-1.5 in the transformers format, and what LLaVA-NeXT shares with it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +16,16 @@ from vlmserve.errors import CheckpointError
 
 _PROJECTOR = "multi_modal_projector."
 _TOWER = "vision_tower."
-_TOWER_LEVEL = "vision_tower.vision_model."
+TOWER_LEVEL = "vision_tower.vision_model."
+"""What vLLM's names of CLIP's and SigLIP's tensors begin with."""
+
+FLAT_TOWER = (
+    r"^(?:model\.)?vision_tower\."
+    r"(?=(?:embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
+)
+"""What they begin with in transformers 5, as a pattern: it has no such level in memory, and so in
+adapters; it puts it back into the files of a model that had it when it was loaded (5.19
+conversion_mapping.py CLIPVisionModel), but not into those of a model made anew."""
 
 
 class Llava(Family):
@@ -90,25 +100,9 @@ class Llava(Family):
         return decoder is not None and decoder.embedding_lora
 
     @override
-    def trained_module(self, path: str) -> str:
-        # transformers 5 has no such level in memory, and puts it back into the files that it saves
-        # (5.19 conversion_mapping.py CLIPVisionModel).
-        module = self.canonical_module(path)
-        if module.startswith(_TOWER) and not module.startswith(_TOWER_LEVEL):
-            return _TOWER_LEVEL + module.removeprefix(_TOWER)
-        return module
-
-    @override
-    def explain(self, missing: frozenset[str], unexpected: frozenset[str]) -> str | None:
-        level = _TOWER_LEVEL
-        flat = {name.replace(level, _TOWER) for name in missing if name.startswith(level)}
-        if not flat or not flat <= unexpected:
-            return super().explain(missing, unexpected)
-        return (
-            "the vision tower's tensors are named vision_tower.*, as transformers 5 saves them; "
-            "vLLM 0.32 looks for vision_tower.vision_model.* and refuses the file: rename the "
-            "tensors"
-        )
+    def canonical(self, name: str) -> str:
+        # engine/models/llava.py teaches vLLM the same.
+        return super().canonical(re.sub(FLAT_TOWER, TOWER_LEVEL, name))
 
     def _used_layers(self, config: Config, vision: Section) -> int:
         """How many layers of the tower are run: those up to the deepest whose output is used.
