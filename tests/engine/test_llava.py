@@ -10,21 +10,20 @@ from PIL import Image
 
 from tests.engine import media
 from tests.mutation import tiny_models
-from vlmserve.chat import Completion, ImagePart, Message, SamplingParams, TextPart
+from vlmserve.chat import ImagePart, Message, TextPart
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
-from vlmserve.engine.base import GenerationRequest
+from vlmserve.engine.base import ScoringRequest, TargetLogprobs
 from vlmserve.engine.offline import open_offline_engine
 from vlmserve.platform import cure_torch_extensions
 
-N_TOKENS = 8
-QUESTION = "What is this?"
+QUESTION, TARGET = "What is this?", "a red square"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """``base`` and an adapter of all its linear layers, and the model in memory."""
+    """``base`` and ``tuned``, an adapter of tower and decoder; and the model in memory."""
     cure_torch_extensions()
     import torch
     from peft import LoraConfig, get_peft_model
@@ -33,8 +32,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     # vLLM's attention on CPUs takes heads of 32 and wider.
     model = tiny_models.create_model("llava", num_attention_heads=2, num_key_value_heads=1)
     tiny_models.save("llava", model, root / "base")
-    template = root / "base" / "chat_template.jinja"
-    template.write_text("{{ bos_token }}" + template.read_text())
     model.config.name_or_path = str(root / "base")
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
@@ -42,13 +39,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         tuned = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj", "fc1"]))
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
+                torch.nn.init.normal_(parameter, std=0.2)
         tuned.save_pretrained(root / "tuned")
     return root, tuned.eval()
 
 
-def reference(root: Path, model: Any, images: list[bytes]) -> list[list[str]]:
-    """Greedy answers of transformers with PEFT; without and with the adapter."""
+def reference(root: Path, model: Any, image: bytes, token_ids: tuple[int, ...]) -> Any:
+    """What transformers with PEFT gives the tokens, from the same prompt; shape ``(n,)``."""
     import torch
     from transformers import AutoProcessor
 
@@ -57,56 +54,64 @@ def reference(root: Path, model: Any, images: list[bytes]) -> list[list[str]]:
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-
-    def answer(data: bytes) -> str:
-        inputs = processor(
-            text=[prompt], images=[Image.open(io.BytesIO(data))], return_tensors="pt"
-        )
-        with torch.no_grad():
-            output = model.generate(**inputs, max_new_tokens=N_TOKENS, do_sample=False)
-        text: str = processor.decode(
-            output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        return text
-
-    with model.disable_adapter():
-        before = [answer(data) for data in images]
-    return [before, [answer(data) for data in images]]
+    inputs = processor(
+        text=[prompt],
+        images=[Image.open(io.BytesIO(image))],
+        return_tensors="pt",
+        add_special_tokens=False,
+    )
+    answer = torch.tensor([token_ids])
+    ids = torch.cat([inputs["input_ids"], answer], dim=1)
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=inputs["pixel_values"],
+        ).logits
+    logprobs = logits[0, -len(token_ids) - 1 : -1].log_softmax(-1)
+    return logprobs.gather(1, answer.T)[:, 0]
 
 
 def test_base_and_adapter_are_served_as_trained(model: tuple[Path, Any], root: Path) -> None:
+    import torch
+
     folder, tuned = model
-    images = [media.png((56, 56), (8 * n, 255 - 8 * n, 16 * (n % 9))) for n in range(24)]
+    images = [media.png((56, 56), (80 * n, 255 - 80 * n, 40)) for n in range(4)]
     config = load_config(root / "configs" / "cpu-demo.yaml", ServeConfig)
     checkpoint = load_checkpoint(folder / "tuned", base_model=folder / "base")
     requests = [
-        GenerationRequest(
-            request_id=f"{name}/{index}",
+        ScoringRequest(
+            request_id=f"{name} {index}",
             model=name,
             messages=(
                 Message(
                     role="user",
                     parts=(
-                        ImagePart(data=data, content_type="image/png"),
+                        ImagePart(data=image, content_type="image/png"),
                         TextPart(text=QUESTION),
                     ),
                 ),
             ),
-            params=SamplingParams(max_tokens=N_TOKENS),
+            target=TARGET,
         )
         for name in ("base", "tuned")
-        for index, data in enumerate(images)
+        for index, image in enumerate(images)
     ]
 
-    served = {}
     with open_offline_engine(checkpoint, config) as engine:
-        for result in engine.generate(requests):
-            assert isinstance(result.outcome, Completion), result.outcome
-            served[result.request_id] = result.outcome.text
+        served = {result.request_id: result.outcome for result in engine.score(requests)}
 
-    before, after = reference(folder, tuned, images)
-    assert [served[f"base/{index}"] for index in range(len(images))] == before
-    assert [served[f"tuned/{index}"] for index in range(len(images))] == after
-    # What is seen matters, or a tower without its adapter would go unnoticed.
-    assert len(set(after)) > 1
-    assert before != after
+    expected = {}
+    for index, image in enumerate(images):
+        found = served[f"tuned {index}"]
+        assert isinstance(found, TargetLogprobs), found
+        expected[f"tuned {index}"] = reference(folder, tuned, image, found.token_ids)
+        with tuned.disable_adapter():
+            expected[f"base {index}"] = reference(folder, tuned, image, found.token_ids)
+        tuned.base_model.enable_adapter_layers()
+    for name, outcome in served.items():
+        assert isinstance(outcome, TargetLogprobs), outcome
+        assert torch.allclose(torch.tensor(outcome.logprobs), expected[name], atol=1e-4), name
+    # What is seen matters, and so does the adapter: otherwise nothing was tested.
+    assert not torch.allclose(expected["tuned 0"], expected["tuned 1"], atol=1e-3)
+    assert not torch.allclose(expected["tuned 0"], expected["base 0"], atol=1e-1)

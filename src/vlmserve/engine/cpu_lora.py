@@ -5,6 +5,10 @@ is (``vllm/lora/ops/torch_ops/lora_ops.py``), and ``weights[-1]`` is the adapter
 a request to the base model that shares a batch with an adapter's is answered by that adapter, so
 that a comparison of before and after would compare the adapter with itself. The GPU kernels skip
 -1. Here such tokens are given zero inputs, so that their contribution is zero.
+
+vLLM also counts one row of logits for each request, where log-probabilities of a prompt take one
+for each of its tokens: with a model that takes adapters on its ``lm_head``, the engine dies. Here
+the rows of a prompt are left alone, which is right while no adapter is on ``lm_head``.
 """
 
 import functools
@@ -34,6 +38,28 @@ def install() -> None:
         for home in _loaded_homes():
             if hasattr(home, name):
                 setattr(home, name, cured)
+    _leave_prompt_logits_alone()
+
+
+def _leave_prompt_logits_alone() -> None:
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    original = PunicaWrapperCPU.add_lora_logits
+    if getattr(original, "_vlmserve_cured", False):
+        return
+
+    @functools.wraps(original)
+    def cured(self: Any, y: Any, x: Any, lora_a: Any, lora_b: Any, *args: Any, **kw: Any) -> Any:
+        if x.view(-1, x.shape[-1]).shape[0] == self.sampler_indices.shape[0]:
+            return original(self, y, x, lora_a, lora_b, *args, **kw)
+        if bool(lora_b.any()):
+            raise RuntimeError(
+                "vLLM 0.32 gives no log-probabilities of prompts beside an adapter on lm_head"
+            )
+        return None
+
+    cured._vlmserve_cured = True  # type: ignore[attr-defined]
+    PunicaWrapperCPU.add_lora_logits = cured
 
 
 def _loaded_homes() -> list[ModuleType]:

@@ -50,3 +50,28 @@ def test_batches_without_such_tokens_are_passed_on_as_they_are() -> None:
     assert seen[0][0] is inputs
     assert seen[0][3] is indices
     assert seen[0][4] == "more"
+
+
+def test_logits_of_a_prompt_are_left_alone() -> None:
+    import torch
+
+    from vlmserve.engine import cpu_lora
+
+    cpu_lora.install()
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    wrapper = PunicaWrapperCPU(max_num_batched_tokens=8, max_batches=4, device="cpu")
+    wrapper._sampler_indices = torch.tensor([0, 0])
+    wrapper.indices_len = [2, 2, 2, 2]
+    assert wrapper.sampler_indices.shape == (2,)
+    hidden, lora_a = torch.randn(5, 3), torch.randn(1, 1, 2, 3)
+    logits = torch.randn(5, 7)
+    before = logits.clone()
+
+    wrapper.add_lora_logits(logits, hidden, lora_a, torch.zeros(1, 1, 7, 2), 1.0)
+    assert torch.equal(logits, before)
+    with pytest.raises(RuntimeError, match="adapter on lm_head"):
+        wrapper.add_lora_logits(logits, hidden, lora_a, torch.ones(1, 1, 7, 2), 1.0)
+    # One row for each request is vLLM's own case.
+    wrapper.add_lora_logits(logits[:2], hidden[:2], lora_a, torch.ones(1, 1, 7, 2), 1.0)
+    assert not torch.equal(logits[:2], before[:2])

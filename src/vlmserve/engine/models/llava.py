@@ -53,8 +53,8 @@ class LlavaForConditionalGeneration(llava.LlavaForConditionalGeneration):  # typ
         return num_mm_embeds // passed_on * per_image, num_mm_embeds
 
 
-class LlavaNextForConditionalGeneration(  # type: ignore[misc]
-    llava_next.LlavaNextForConditionalGeneration
+class LlavaNextForConditionalGeneration(
+    llava_next.LlavaNextForConditionalGeneration  # type: ignore[misc]
 ):
     """LLaVA-NeXT."""
 
@@ -63,8 +63,8 @@ class LlavaNextForConditionalGeneration(  # type: ignore[misc]
     )
 
 
-class LlavaOnevisionForConditionalGeneration(  # type: ignore[misc]
-    llava_onevision.LlavaOnevisionForConditionalGeneration
+class LlavaOnevisionForConditionalGeneration(
+    llava_onevision.LlavaOnevisionForConditionalGeneration  # type: ignore[misc]
 ):
     """LLaVA-OneVision."""
 
