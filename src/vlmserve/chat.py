@@ -45,7 +45,18 @@ class VideoPart(Value):
     """MIME type of ``data``, such as ``video/mp4``."""
 
 
-Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="kind")]
+class FramesPart(Value):
+    """A video in a message that is given as pictures, already fetched."""
+
+    kind: Literal["frames"] = "frames"
+    frames: tuple[bytes, ...] = Field(repr=False)
+    """The encoded files (JPEG, PNG, ...) as they were found, in order, all of one size."""
+
+    frames_per_second: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """How densely they were taken; the server's own idea when unset."""
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart | FramesPart, Field(discriminator="kind")]
 """One piece of a message; the order of parts is the order the model sees."""
 
 

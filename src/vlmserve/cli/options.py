@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _MAX_EVIDENCE = 4
-_EVAL_MODULES = ("lm_eval", "openai", "PIL", "rapidfuzz", "scipy")
+_EVAL_MODULES = (
+    "aiohttp",
+    "jsonschema",
+    "lm_eval",
+    "openai",
+    "PIL",
+    "py3langid",
+    "rapidfuzz",
+    "scipy",
+)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

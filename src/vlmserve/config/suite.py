@@ -1,5 +1,6 @@
 """What a checkpoint is judged on: the model behind ``evals/*.yaml``."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic import (
 )
 
 from vlmserve.config.base import UNION_MARK, StrictModel, load_config
+from vlmserve.config.serve import MediaConfig
 from vlmserve.errors import ConfigError
 
 # lm-eval's metrics that are fractions of samples, whatever the task.
@@ -23,6 +25,10 @@ _FRACTIONS = frozenset({"acc", "acc_norm", "exact_match"})
 
 _LM_EVAL = f"{UNION_MARK}lm-eval"
 _DATA = f"{UNION_MARK}data"
+_REQUESTS = f"{UNION_MARK}requests"
+
+# Checks of answers that are amounts: what is tolerable of them nobody can guess.
+AMOUNT_CHECKS = frozenset({"answer_tokens", "prompt_tokens", "latency_ms"})
 
 
 def _check_margin(margin: float, metric: str | None) -> None:
@@ -124,13 +130,80 @@ class SuiteData(StrictModel):
         return {"name": scorer} if isinstance(scorer, str) else scorer
 
 
+class SuiteRequests(StrictModel):
+    """Requests without expected answers, such as a log, and what is measured of the answers.
+
+    Several tasks may name one file: each request is asked once.
+    """
+
+    requests: Path
+    """A file of OpenAI requests, one a line; relative to the suite."""
+
+    name: str = Field(min_length=1)
+    """What the task is called."""
+
+    check: ScorerConfig
+    """What is measured of an answer; a name, or a mapping of ``name`` and options."""
+
+    media_root: Path | None = None
+    """What relative paths of media count from; the file's directory when unset."""
+
+    leave_out: tuple[str, ...] = ()
+    """Fields of the requests that are not sent although they change answers, such as ``tools``."""
+
+    margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """The largest rise that is acceptable, in units of the check: 0.02 of a share is 2 points. The
+    gate's own when unset."""
+
+    gate: bool = True
+    """Whether the verdict rests on this task; otherwise it is only reported. Tokens and latency
+    are only reported unless a margin is given."""
+
+    improve: bool = False
+    """Whether the candidate must be better here, beyond chance; such a task has no margin."""
+
+    @property
+    def metric(self) -> str:
+        """What is compared: the check's name."""
+        return self.check.name
+
+    @field_validator("check", mode="before")
+    @classmethod
+    def _by_name(cls, check: Any) -> Any:
+        return {"name": check} if isinstance(check, str) else check
+
+    @model_validator(mode="after")
+    def _amounts_need_a_margin(self) -> "SuiteRequests":
+        is_open = self.check.name in AMOUNT_CHECKS and self.margin is None and not self.improve
+        if not is_open or not self.gate:
+            return self
+        if "gate" in self.model_fields_set:
+            raise ValueError(
+                f"gate: true needs a margin here, in units of {self.check.name}: what rise is "
+                "tolerable nobody else can know"
+            )
+        return self.model_copy(update={"gate": False})
+
+
+_KINDS: dict[str, tuple[str, type[StrictModel]]] = {
+    "data": (_DATA, SuiteData),
+    "requests": (_REQUESTS, SuiteRequests),
+}
+"""What tells entries of a suite apart: a key that no other kind has."""
+
+
 def _kind(entry: Any) -> str:
-    is_data = "data" in entry if isinstance(entry, dict) else isinstance(entry, SuiteData)
-    return _DATA if is_data else _LM_EVAL
+    for key, (tag, model) in _KINDS.items():
+        if key in entry if isinstance(entry, dict) else isinstance(entry, model):
+            return tag
+    return _LM_EVAL
 
 
 AnyTask = Annotated[
-    Annotated[SuiteTask, Tag(_LM_EVAL)] | Annotated[SuiteData, Tag(_DATA)], Discriminator(_kind)
+    Annotated[SuiteTask, Tag(_LM_EVAL)]
+    | Annotated[SuiteData, Tag(_DATA)]
+    | Annotated[SuiteRequests, Tag(_REQUESTS)],
+    Discriminator(_kind),
 ]
 """An entry of a suite's ``tasks``."""
 
@@ -232,6 +305,10 @@ class SuiteConfig(StrictModel):
     sampling: SamplingConfig = SamplingConfig()
     sides: SidesConfig = SidesConfig()
 
+    media: MediaConfig = MediaConfig()
+    """Where the media of data and requests may be fetched from; ``allowed_hosts`` is empty, so
+    that nothing is fetched, unless it is given. What was fetched is kept."""
+
     _file: Path | None = PrivateAttr(default=None)
 
     @property
@@ -312,18 +389,41 @@ def _absolute(suite: SuiteConfig, path: Path) -> dict[str, Any]:
         if not file.is_file():
             raise ConfigError(f"{path}: task_files.{index}: no such file: {file}")
     tasks = tuple(
-        _with_absolute_data(entry, folder, f"{path}: tasks.{index}")
-        if isinstance(entry, SuiteData)
-        else entry
+        _absolute_entry(entry, folder, f"{path}: tasks.{index}")
         for index, entry in enumerate(suite.tasks)
     )
     return {"include_path": include, "task_files": files, "tasks": tasks}
 
 
-def _with_absolute_data(entry: SuiteData, folder: Path, where: str) -> SuiteData:
+def _absolute_entry(entry: AnyTask, folder: Path, where: str) -> AnyTask:
+    if isinstance(entry, SuiteTask):
+        return entry
     root = None if entry.media_root is None else folder / entry.media_root
     if root is not None and not root.is_dir():
         raise ConfigError(f"{where}.media_root: no such directory: {root}")
+    if isinstance(entry, SuiteData):
+        return _with_absolute_data(entry, root, folder, where)
+    requests = folder / entry.requests
+    if not requests.is_file():
+        raise ConfigError(f"{where}.requests: no such file: {requests}")
+    check = entry.check.model_copy()
+    if isinstance(schema := entry.check.options.get("schema"), str):
+        check = ScorerConfig(
+            **{**entry.check.model_dump(), "schema": _read_schema(folder / schema, where)}
+        )
+    return entry.model_copy(update={"requests": requests, "media_root": root, "check": check})
+
+
+def _read_schema(file: Path, where: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{where}.check.schema: {file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}.check.schema: {file}: not JSON: {error}") from error
+
+
+def _with_absolute_data(entry: SuiteData, root: Path | None, folder: Path, where: str) -> SuiteData:
     data = folder / entry.data
     directory, colon, _ = str(data).rpartition(":")
     if not (data.exists() or (colon and Path(directory).is_dir())):

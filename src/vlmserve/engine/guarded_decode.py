@@ -6,6 +6,7 @@ loader says so before it decodes, and is stopped there when a request's pixels b
 
 import binascii
 import copy
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,7 +71,8 @@ def decode(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTot
 def decode_data_url(url: str, media_io: Any, config: "MediaConfig", totals: RequestTotals) -> Any:
     """Decode a data URL, as ``decode`` does a file.
 
-    A list of pictures, ``data:video/jpeg;base64,A,B,C``, is a video to vLLM.
+    A list of pictures, ``data:video/jpeg;base64,A,B,C``, is a video to vLLM. How many of them were
+    taken in a second can be said as ``data:video/jpeg;fps=2;base64,...``.
     """
     about, comma, content = url[len("data:") :].partition(",")
     if not comma:
@@ -78,11 +80,17 @@ def decode_data_url(url: str, media_io: Any, config: "MediaConfig", totals: Requ
     content_type, separator, encoding = about.rpartition(";")
     if not separator or encoding != "base64":
         raise MediaError("only base64 data URLs are accepted: data:image/png;base64,...")
-    content_type = content_type.partition(";")[0].lower()
+    content_type, _, parameters = content_type.lower().partition(";")
     kind = kind_of(media_io)
     check_size(len(content) * 3 // 4, kind, config)
     if kind == "video" and content_type == _FRAME_LIST:
-        return _decode_frame_list(content, content_type, media_io, config, totals)
+        rate = _stated_rate(parameters)
+        own_io = media_io if rate is None else _with_rate(media_io, rate)
+        video = _decode_frame_list(content, content_type, own_io, config, totals)
+        if rate is not None:
+            # The same pictures at another rate are another video to vLLM's caches.
+            video.io_config = {"fps": rate}
+        return video
     return decode(_decode_base64(content), media_io, config, totals)
 
 
@@ -121,6 +129,28 @@ def _decode_frame_list(
     size = read_image_header(data).upright_size_px
     totals.show_video(VideoHeader(*size, n_frames, _FRAME_LIST_FPS), range(n_frames))
     return media_io.load_base64(content_type, content)
+
+
+def _stated_rate(parameters: str) -> float | None:
+    """How many frames of a list were taken in a second, if its data URL says so."""
+    given = dict(part.partition("=")[::2] for part in parameters.split(";"))
+    if "fps" not in given:
+        return None
+    try:
+        rate = float(given["fps"])
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise MediaError(f"fps={given['fps'][:20]} in its data URL is no rate of frames")
+    return rate
+
+
+def _with_rate(media_io: Any, rate: float) -> Any:
+    """A loader for frames that were taken at a rate."""
+    # vLLM uses one loader for several files at times.
+    own_io = copy.copy(media_io)
+    own_io.kwargs = {**media_io.kwargs, "fps": rate}
+    return own_io
 
 
 def _decode_video(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTotals) -> Any:

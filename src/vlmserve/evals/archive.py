@@ -57,6 +57,11 @@ class RecordedTask:
         """The metric's direction."""
         return self.kept.higher_is_better
 
+    @property
+    def is_amount(self) -> bool:
+        """Whether scores are amounts rather than grades."""
+        return self.kept.is_amount
+
     def fields(self) -> dict[str, list[str]]:
         """The columns of the data that tell kinds of samples apart, as ``EvalTask.fields``."""
         names = self.kept_samples[0].fields if self.kept_samples else {}
@@ -81,6 +86,7 @@ def describe_task(task: "EvalTask", *, is_sequential: bool = False) -> KeptTask:
         task=task.name,
         metric=task.metric,
         higher_is_better=task.higher_is_better,
+        is_amount=task.is_amount,
         recipe=task.recipe,
         digest=content_digest([task.recipe, samples]),
         is_sequential=is_sequential,

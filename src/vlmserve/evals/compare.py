@@ -131,7 +131,7 @@ def compare_task(
     for records in (baseline, candidate):
         if [record.sample_id for record in records] != ids:
             raise ValueError(f"task {task.name}: the records are not of the task's samples")
-    in_points = all(
+    in_points = not task.is_amount and all(
         0.0 <= record.outcome.score <= 1.0
         for record in (*baseline, *candidate)
         if isinstance(record.outcome, Scored)

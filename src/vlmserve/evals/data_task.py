@@ -4,35 +4,31 @@ A sample's conversation up to its last answer is asked, with its media in their 
 answer is the target. Nothing is converted, re-encoded or left out.
 """
 
-from collections import Counter
-from collections.abc import Hashable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from vlmserve.chat import Completion
-from vlmserve.config.suite import SamplingConfig, SuiteData
-from vlmserve.datasets.images import identify
+from vlmserve.config.suite import SuiteData
 from vlmserve.datasets.read import load_dataset
 from vlmserve.datasets.rows import read_rows
-from vlmserve.datasets.sample import BadSample, Dataset, MediaKind
+from vlmserve.datasets.sample import BadSample, Dataset
 from vlmserve.datasets.sample import Medium as DataMedium
 from vlmserve.datasets.sample import Sample as DataSample
-from vlmserve.datasets.sample import Turn as DataTurn
 from vlmserve.errors import ConfigError, MediaError
+from vlmserve.evals.asked_turns import Asking, check_places, turns_to_ask
 from vlmserve.evals.fields import telling_fields
+from vlmserve.evals.media_library import MediaLibrary
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.sample_collector import SampleCollector
-from vlmserve.evals.samples import Medium, Sample, Turn
+from vlmserve.evals.samples import Sample, Turn
 from vlmserve.evals.scorers.registry import create_scorer
 from vlmserve.evals.scorers.scorer import Scorer
 from vlmserve.evals.task_checks import sampling_params
 
-_MOST_SHOWN = 5
-_NO_FRAMES = (
-    "a video as a list of frames cannot be sent: the chat API takes an encoded file, and encoding "
-    "the frames would change them; give the video file"
-)
+if TYPE_CHECKING:
+    from pathlib import Path
 
+_MOST_SHOWN = 5
 
 # What the training fills in by the model's own template, from columns that are not read here:
 # ms-swift 4 template/base.py replace_ref, replace_bbox; LLaMA-Factory extras/constants.py
@@ -53,6 +49,7 @@ class DataTask:
         self.name = entry.name
         self.metric = scorer.name
         self.higher_is_better = scorer.higher_is_better
+        self.is_amount = False
         self.samples = samples
         """In the order of the data set."""
 
@@ -113,20 +110,18 @@ class DataTask:
 
 def load_data_task(
     entry: SuiteData,
-    sampling: SamplingConfig,
+    asking: Asking,
     *,
     margin: float,
     place: str,
-    limit: int | None = None,
 ) -> DataTask:
     """Load a data set as a task.
 
     Args:
         entry: What the suite says of it, with absolute paths.
-        sampling: How answers are sampled.
+        asking: How samples are asked.
         margin: The drop that it may show, its own or the gate's.
         place: Where the entry stands, such as ``suite.yaml: tasks.0``, for messages.
-        limit: Take only this many samples, the first ones.
 
     Raises:
         ConfigError: The scorer, an option or a row is wrong; the message names file and field, or
@@ -140,9 +135,9 @@ def load_data_task(
         )
     try:
         dataset = load_dataset(
-            entry.data, media_root=entry.media_root, format=entry.format, limit=limit
+            entry.data, media_root=entry.media_root, format=entry.format, limit=asking.limit
         )
-        samples = _collect(entry, dataset, sampling)
+        samples = _collect(entry, dataset, asking)
         _check_targets(scorer, dataset, samples)
     except ConfigError as error:
         raise ConfigError(
@@ -151,17 +146,17 @@ def load_data_task(
     return DataTask(entry, dataset, samples, scorer)
 
 
-def _collect(entry: SuiteData, dataset: Dataset, sampling: SamplingConfig) -> tuple[Sample, ...]:
-    collector = SampleCollector(entry.name, sampling_params({}, sampling))
-    # Many questions may ask about one file, which is then read once.
-    known: dict[Hashable, Medium] = {}
+def _collect(entry: SuiteData, dataset: Dataset, asking: Asking) -> tuple[Sample, ...]:
+    collector = SampleCollector(entry.name, sampling_params({}, asking.sampling))
+    library = asking.media
+    library.fetch(dataset.rows)
     for row in dataset.rows:
         if isinstance(row, BadSample):
             collector.refuse(row.where, row.reason)
             continue
         try:
             _check_filled_in(row, dataset.format)
-            turns, target = _split(row, known)
+            turns, target = _split(row, library)
             if entry.system is not None and turns[0].role != "system":
                 turns = [Turn("system", (entry.system,)), *turns]
         except MediaError as error:
@@ -171,7 +166,7 @@ def _collect(entry: SuiteData, dataset: Dataset, sampling: SamplingConfig) -> tu
     return collector.finish()
 
 
-def _split(sample: DataSample, known: dict[Hashable, Medium]) -> tuple[list[Turn], str]:
+def _split(sample: DataSample, library: MediaLibrary) -> tuple[list[Turn], str]:
     """Take a conversation apart: what is asked, and what is expected."""
     *asked, last = sample.turns
     if last.role != "assistant":
@@ -184,52 +179,14 @@ def _split(sample: DataSample, known: dict[Hashable, Medium]) -> tuple[list[Turn
         raise MediaError("no user's turn comes before the expected answer")
     if asked[-1].role == "assistant":
         raise MediaError("two assistant's turns follow each other, so the last answers nothing")
-    _check_places(sample)
-    return [_turn(turn, known) for turn in asked], last.text
+    check_places(sample)
+    return turns_to_ask(asked, library), last.text
 
 
 def _check_filled_in(sample: DataSample, name: str) -> None:
     for tag in _FILLED_IN.get(name, ()):
         if any(tag in turn.text for turn in sample.turns):
             raise MediaError(f"{tag} is filled in by the training, and cannot be here")
-
-
-def _check_places(sample: DataSample) -> None:
-    """Every placeholder has its medium, and every medium stands in a turn."""
-    listed: Counter[MediaKind] = Counter(medium.kind for medium in sample.media)
-    placed: Counter[MediaKind] = Counter(
-        part.kind for turn in sample.turns for part in turn.parts if isinstance(part, DataMedium)
-    )
-    for kind in ("image", "video"):
-        if (announced := sample.n_placeholders[kind]) > listed[kind]:
-            raise MediaError(f"{announced} placeholders <{kind}>, and {listed[kind]} {kind}s")
-        if placed[kind] != listed[kind]:
-            raise MediaError(f"{listed[kind]} {kind}s, and places for {placed[kind]} of them")
-
-
-def _turn(turn: DataTurn, known: dict[Hashable, Medium]) -> Turn:
-    if turn.role == "tool":
-        raise MediaError("a tool's turn cannot be sent: requests hold system, user and assistant")
-    return Turn(
-        role=turn.role,
-        parts=tuple(part if isinstance(part, str) else _medium(part, known) for part in turn.parts),
-    )
-
-
-def _medium(medium: DataMedium, known: dict[Hashable, Medium]) -> Medium:
-    if medium.frames:
-        raise MediaError(_NO_FRAMES)
-    if medium.is_url:
-        raise MediaError(f"{medium.shown}: held-out media must be files, not addresses")
-    key = identify(medium)
-    if key not in known:
-        known[key] = Medium.load(medium.path or medium.data, Path())
-    found = known[key]
-    if found.kind != medium.kind:
-        raise MediaError(
-            f"{medium.shown}: {found.content_type} stands where a {medium.kind} is due"
-        )
-    return found
 
 
 def _read_fields(dataset: Dataset) -> dict[str, list[str]]:

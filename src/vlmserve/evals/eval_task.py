@@ -5,13 +5,18 @@ import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmserve.chat import Completion
-from vlmserve.config.suite import SuiteConfig, SuiteData, SuiteTask
+from vlmserve.config.suite import SuiteConfig, SuiteData, SuiteRequests, SuiteTask
 from vlmserve.errors import ConfigError
+from vlmserve.evals.asked_turns import Asking
+from vlmserve.evals.media_library import MediaLibrary
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.samples import Sample
+
+if TYPE_CHECKING:
+    from vlmserve.evals.request_log import RequestLog
 
 _Load = Callable[[], "EvalTask"]
 
@@ -37,6 +42,11 @@ class AskedTask(Protocol):
     @property
     def higher_is_better(self) -> bool:
         """The metric's direction."""
+        ...
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether scores are amounts, such as tokens, rather than grades: never points."""
         ...
 
     def fields(self) -> dict[str, list[str]]:
@@ -92,22 +102,49 @@ def load_tasks(
         raise ConfigError(f"--limit {limit}: at least one sample of each task is needed")
     asked = [(index, entry) for index, entry in enumerate(suite.tasks) if only in {None, index}]
     entries = [entry for _, entry in asked if isinstance(entry, SuiteTask)]
+    own = _OwnTasks(suite, limit)
     with contextlib.ExitStack() as stack:
         loads = _lm_eval_loads(entries, suite, limit, stack) if entries else {}
         return [
-            _load_data(index, entry, suite, limit)
-            if isinstance(entry, SuiteData)
-            else loads[entry.name]()
+            loads[entry.name]() if isinstance(entry, SuiteTask) else own.load(index, entry)
             for index, entry in asked
         ]
 
 
-def _load_data(index: int, entry: SuiteData, suite: SuiteConfig, limit: int | None) -> EvalTask:
-    from vlmserve.evals.data_task import load_data_task
+class _OwnTasks:
+    """Loads the user's own data and requests; what several tasks share is read once."""
 
-    place = f"{suite.file or suite.name}: tasks.{index}"
-    margin = suite.margin_of(entry)
-    return load_data_task(entry, suite.sampling, margin=margin, place=place, limit=limit)
+    def __init__(self, suite: SuiteConfig, limit: int | None) -> None:
+        self._suite = suite
+        self._asking = Asking(suite.sampling, MediaLibrary(suite.media), limit)
+        self._logs: dict[str, RequestLog] = {}
+
+    def load(self, index: int, entry: SuiteData | SuiteRequests) -> EvalTask:
+        place = f"{self._suite.file or self._suite.name}: tasks.{index}"
+        if isinstance(entry, SuiteData):
+            return self._load_data(entry, place)
+        return self._load_requests(entry, place)
+
+    def _load_data(self, entry: SuiteData, place: str) -> EvalTask:
+        from vlmserve.evals.data_task import load_data_task
+
+        margin = self._suite.margin_of(entry)
+        return load_data_task(entry, self._asking, margin=margin, place=place)
+
+    def _load_requests(self, entry: SuiteRequests, place: str) -> EvalTask:
+        from vlmserve.evals.request_log import load_requests
+        from vlmserve.evals.request_task import create_request_task
+
+        key = repr((entry.requests, entry.media_root, entry.leave_out))
+        if key not in self._logs:
+            try:
+                self._logs[key] = load_requests(entry, self._asking)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"task {entry.name} ({place}): {error.message}", hint=error.hint
+                ) from error
+        margin = self._suite.margin_of(entry) if entry.gate else 0.0
+        return create_request_task(entry, self._logs[key], margin=margin, place=place)
 
 
 def _lm_eval_loads(

@@ -236,6 +236,14 @@ def _as_row(sample: Sample, path: Path, row: int) -> DataSample:
 
 
 def _as_data_medium(medium: Medium) -> DataMedium:
+    if medium.frames:
+        frames = tuple(map(_as_data_medium, medium.frames))
+        return DataMedium(
+            medium.kind,
+            frames[0].reference,
+            frames=frames,
+            frames_per_second=medium.frames_per_second,
+        )
     source = medium.source
     if isinstance(source, bytes):
         return DataMedium(medium.kind, medium.sha256, embedded=lambda: source)

@@ -26,6 +26,7 @@ class LmEvalTask:
     def __init__(self, entry: SuiteTask, task: Any, samples: Sequence[Sample]) -> None:
         self.name = entry.task
         self.metric = entry.metric
+        self.is_amount = False
         self.samples = tuple(samples)
         """In the order of the data set."""
 

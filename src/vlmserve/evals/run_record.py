@@ -82,6 +82,9 @@ class KeptTask(Value):
     task: str
     metric: str
     higher_is_better: bool
+    is_amount: bool = False
+    """Whether scores are amounts, such as tokens, rather than grades."""
+
     recipe: dict[str, Any]
     """How answers were scored."""
 

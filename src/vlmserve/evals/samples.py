@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vlmserve.chat import ImagePart, Message, Part, Role, SamplingParams, TextPart, VideoPart
+from vlmserve.chat import (
+    FramesPart,
+    ImagePart,
+    Message,
+    Part,
+    Role,
+    SamplingParams,
+    TextPart,
+    VideoPart,
+)
 from vlmserve.engine.base import GenerationRequest
 from vlmserve.errors import MediaError
 from vlmserve.media.headers import read_image_header
@@ -37,10 +46,17 @@ class Medium:
     """Of the file's bytes, in hex."""
 
     source: bytes | Path | None
-    """``None`` for a medium of a kept run, whose bytes are not at hand."""
+    """``None`` for a medium of a kept run, whose bytes are not at hand; empty for a video that is
+    given as frames."""
 
     size_px: tuple[int, int] | None = None
     """Width and height, as far as a kept run knows them."""
+
+    frames: tuple["Medium", ...] = ()
+    """The pictures of a video that is given as such, in order."""
+
+    frames_per_second: float | None = None
+    """How densely ``frames`` were taken, where the data say."""
 
     @classmethod
     def load(cls, value: Any, folder: Path) -> "Medium":
@@ -67,8 +83,30 @@ class Medium:
             source=source,
         )
 
-    def part(self) -> ImagePart | VideoPart:
-        """Read the file into a message part.
+    @classmethod
+    def of_frames(
+        cls, frames: Sequence["Medium"], frames_per_second: float | None = None
+    ) -> "Medium":
+        """Make a video of pictures, which are sent as they are.
+
+        Raises:
+            MediaError: They differ in size, so that no model takes them for one video.
+        """
+        sizes = {read_image_header(frame.data()).upright_size_px for frame in frames}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+            raise MediaError(f"the frames of one video are of several sizes: {listed} pixels")
+        return cls(
+            kind="video",
+            content_type="video/jpeg",
+            sha256=content_digest([[frame.sha256 for frame in frames], frames_per_second]),
+            source=b"",
+            frames=tuple(frames),
+            frames_per_second=frames_per_second,
+        )
+
+    def data(self) -> bytes:
+        """Read the file, which a video of frames has not.
 
         Raises:
             MediaError: The file has gone or has changed since it was loaded.
@@ -79,6 +117,20 @@ class Medium:
         data = source if isinstance(source, bytes) else _read(source)
         if isinstance(source, Path) and hashlib.sha256(data).hexdigest() != self.sha256:
             raise MediaError(f"{source} has changed since the run began")
+        return data
+
+    def part(self) -> ImagePart | VideoPart | FramesPart:
+        """Read the file, or the frames, into a message part.
+
+        Raises:
+            MediaError: A file has gone or has changed since it was loaded.
+        """
+        if self.frames:
+            return FramesPart(
+                frames=tuple(frame.data() for frame in self.frames),
+                frames_per_second=self.frames_per_second,
+            )
+        data = self.data()
         part = VideoPart if self.kind == "video" else ImagePart
         return part(data=data, content_type=self.content_type)
 

@@ -192,6 +192,28 @@ class TestFrameLists:
 
         assert run_url(url, VideoMediaIO(Loader())) == ("video/jpeg", 4)
 
+    def test_a_stated_rate_reaches_the_loader_and_the_caches(self) -> None:
+        from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
+
+        loader = VideoMediaIO(ImageMediaIO(), num_frames=4, fps=7)
+        frames = [picture("JPEG"), picture("PNG")]
+
+        plain = run_url(self.url(*frames), loader)
+        slow = run_url(self.url(*frames, about="video/jpeg;fps=0.5"), loader)
+
+        assert (plain[1]["fps"], plain[1]["duration"]) == (7.0, 2 / 7)
+        assert (slow[1]["fps"], slow[1]["duration"]) == (0.5, 4.0)
+        assert len(slow[0]) == 2
+        assert not slow[1]["do_sample_frames"]
+        assert (plain.io_config, slow.io_config) == (None, {"fps": 0.5})
+        assert loader.kwargs == {"fps": 7}
+
+    @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "two", ""])
+    def test_a_rate_that_is_none_is_refused(self, rate: str) -> None:
+        url = self.url(picture("JPEG"), about=f"video/jpeg;fps={rate}")
+        with pytest.raises(MediaError, match="is no rate of frames"):
+            run_url(url, VideoMediaIO(Loader()))
+
     @pytest.mark.parametrize("about", ["video/jpeg", "VIDEO/JPEG", "video/jpeg;a=b"])
     def test_is_never_cut(self, about: str) -> None:
         with pytest.raises(MediaError, match="5 frames are given and 4 would be used"):

@@ -159,7 +159,7 @@ def test_images_of_datasets_keep_their_bytes(suites: Any, tmp_path: Path) -> Non
 
     for name in ("hf", "listed"):
         (medium,) = load_one(suites, name).samples[0].media
-        assert medium.part().data == original
+        assert medium.data() == original
         assert medium.content_type == "image/jpeg"
 
 
@@ -173,7 +173,7 @@ def test_decoded_images_of_a_function_become_png(suites: Any) -> None:
     (sample,) = load_one(suites, "drawn").samples
 
     assert sample.media[0].content_type == "image/png"
-    with Image.open(io.BytesIO(sample.media[0].part().data)) as image:
+    with Image.open(io.BytesIO(sample.media[0].data())) as image:
         assert image.getpixel((0, 0)) == (0, 0, 255)
 
 

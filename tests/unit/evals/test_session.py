@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typing_extensions import override
 
-from vlmserve.chat import Completion, TextPart
+from vlmserve.chat import Completion, ImagePart, TextPart
 from vlmserve.engine.base import Engine, GenerationRequest, GenerationResult
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.errors import ContextLengthError, EngineError
@@ -72,7 +72,7 @@ def always(text: str) -> Answer:
 
 def size_of(request: GenerationRequest) -> int:
     """Which of the ``colors`` a request shows: pictures grow from 8 pixels up."""
-    image = next(part for part in request.messages[-1].parts if not isinstance(part, TextPart))
+    image = next(part for part in request.messages[-1].parts if isinstance(part, ImagePart))
     return int.from_bytes(image.data[16:20], "big") - 8
 
 

@@ -4,7 +4,7 @@ import base64
 import io
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,9 @@ def create_preview(medium: "Medium") -> Preview:
     A file that has changed since it was asked about is not shown.
     """
     try:
-        data = medium.part().data
+        if medium.frames:
+            return _frames(medium)
+        data = medium.data()
         return _video(data) if medium.kind == "video" else _image(data)
     # The bytes are anybody's, and Pillow raises many kinds of errors over broken ones.
     except Exception as error:  # noqa: BLE001
@@ -94,6 +96,22 @@ def _image(data: bytes) -> Preview:
             image.draft("RGB", (2 * MAX_SIDE_PX, 2 * MAX_SIDE_PX))
             upright = ImageOps.exif_transpose(image)
             return Preview((_thumbnail(upright, ""),), size, "")
+
+
+def _frames(medium: "Medium") -> Preview:
+    n = len(medium.frames)
+    shown = sorted({round(place * (n - 1) / (N_FRAMES - 1)) for place in range(N_FRAMES)})
+    previews = [_image(medium.frames[index].data()) for index in shown]
+    rate = medium.frames_per_second
+    labels = [f"frame {index + 1}" if rate is None else f"{index / rate:.1f} s" for index in shown]
+    return Preview(
+        tuple(
+            replace(preview.thumbnails[0], label=label)
+            for preview, label in zip(previews, labels, strict=True)
+        ),
+        previews[0].size,
+        "",
+    )
 
 
 def _video(data: bytes) -> Preview:

@@ -1,11 +1,7 @@
 """Scorers by name."""
 
-import difflib
-
-from pydantic import ValidationError
-
 from vlmserve.config.suite import ScorerConfig
-from vlmserve.errors import ConfigError
+from vlmserve.evals.by_name import create_by_name
 from vlmserve.evals.scorers.anls import Anls
 from vlmserve.evals.scorers.boxes import Boxes, BoxIou
 from vlmserve.evals.scorers.choice import MultipleChoice
@@ -53,18 +49,4 @@ def create_scorer(config: ScorerConfig, *, place: str) -> Scorer:
     Raises:
         ConfigError: There is no such scorer, or an option is unknown or wrong.
     """
-    scorer = SCORERS.get(config.name)
-    if scorer is None:
-        near = difflib.get_close_matches(config.name, SCORERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SCORERS)}"
-        raise ConfigError(f"{place}: no scorer {config.name!r}", hint=hint)
-    try:
-        return scorer.model_validate(config.options)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(str(part) for part in fault["loc"]) or "options"
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            known = ", ".join(scorer.model_fields) or "none"
-            message = f"{scorer.name} has no such option; it has: {known}"
-        raise ConfigError(f"{place}.{field}: {message}") from error
+    return create_by_name(config, SCORERS, what="scorer", place=place)
