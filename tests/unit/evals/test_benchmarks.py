@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.evals import published_copies as copies
+from tests.unit.evals.answers import said
 from tests.unit.evals.published_copies import png
 from vlmserve.chat import ImagePart, TextPart, VideoPart
 from vlmserve.config.suite import load_suite
@@ -57,7 +58,7 @@ def parts(task: EvalTask, row: int = 0) -> list[str]:
 
 def score(task: EvalTask, *answers: str) -> list[float]:
     ids = [sample.sample_id for sample in task.samples]
-    outcomes: Any = task.score(dict(zip(ids, answers, strict=True)))
+    outcomes: Any = task.score(said(dict(zip(ids, answers, strict=True))))
     scored: list[Scored] = [outcomes[name] for name in ids]
     return [outcome.score for outcome in scored]
 

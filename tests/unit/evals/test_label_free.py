@@ -1,7 +1,9 @@
 """What is measured of an answer without knowing the right one."""
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +237,22 @@ def test_unknown_checks_options_and_languages_are_refused() -> None:
         measure("invalid_json", "x", strict=True)
     with pytest.raises(ConfigError, match="no language 'klingon'"):
         measure("other_language", "x", expected="klingon")
+
+
+def test_the_guide_lists_every_check_with_its_options() -> None:
+    rows = {}
+    guide = Path(__file__).parents[3] / "evals" / "README.md"
+    _, _, table = guide.read_text().partition("| check | ")
+    for line in table.partition("\n\n")[0].splitlines():
+        if line.startswith("| `"):
+            _, names, _, options, _ = line.split("|")
+            for name in re.findall(r"`(\w+)`", names):
+                rows[name] = set(re.findall(r"`(\w+)`", options))
+
+    assert rows == {
+        name: {field.alias or key for key, field in check.model_fields.items()}
+        for name, check in CHECKS.items()
+    }
 
 
 def test_options_are_part_of_what_is_compared() -> None:
