@@ -1,8 +1,8 @@
 """The same numbers put to two other packages that gate releases on paired results.
 
 ``golden/rivals.json`` holds what evalsig 0.1.2 and InvarLock 0.17.1 make of samples drawn at
-random, by their own code from PyPI (``source`` in the file says which functions). Where vlmserve says
-something else, a test here says what and why.
+random, by their own code from PyPI (``source`` in the file says which functions). Where vlmserve
+says something else, a test here says what and why.
 """
 
 import json
@@ -178,6 +178,7 @@ def _sequential(truth: str, worse: float, better: float) -> Iterator[tuple[Any, 
             continue
         drawn = np.random.default_rng([6, seed]).random(2000)
         comparison = SequentialComparison(MARGIN)
+        state = comparison.state
         for value in np.where(drawn < worse, -1.0, np.where(drawn < worse + better, 1.0, 0.0)):
             if (state := comparison.update(float(value))).decision:
                 break
