@@ -38,6 +38,16 @@ def _check_margin(margin: float, metric: str | None) -> None:
         )
 
 
+class NllConfig(StrictModel):
+    """Whose likelihood is measured: of expected answers, by the models that are compared."""
+
+    samples: int | None = Field(default=None, gt=0)
+    """Samples of each task, drawn at random, the same in every run; all when unset."""
+
+    max_target_bytes: int = Field(default=1000, gt=0)
+    """Longest expected answer, in bytes of UTF-8; longer ones are left out and counted."""
+
+
 class SuiteTask(StrictModel):
     """One of lm-eval's tasks, and how it is judged."""
 
@@ -53,6 +63,10 @@ class SuiteTask(StrictModel):
     margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     """The largest drop that is acceptable, in units of the metric: 0.08 of an accuracy is 8 points.
     The gate's own when unset."""
+
+    nll_margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """The largest acceptable rise of the expected answers' NLL, in nats a token; when unset it is
+    only reported."""
 
     gate: bool = True
     """Whether the verdict rests on this task; otherwise it is only reported."""
@@ -113,6 +127,10 @@ class SuiteData(StrictModel):
     """The largest drop that is acceptable, in units of the metric: 0.08 of an accuracy is 8 points.
     The gate's own when unset."""
 
+    nll_margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """The largest acceptable rise of the expected answers' NLL, in nats a token; when unset it is
+    only reported."""
+
     gate: bool = True
     """Whether the verdict rests on this task; otherwise it is only reported."""
 
@@ -166,6 +184,11 @@ class SuiteRequests(StrictModel):
     def metric(self) -> str:
         """What is compared: the check's name."""
         return self.check.name
+
+    @property
+    def nll_margin(self) -> None:
+        """There is no expected answer that could become less likely."""
+        return
 
     @field_validator("check", mode="before")
     @classmethod
@@ -302,6 +325,10 @@ class SuiteConfig(StrictModel):
     """Tasks of those files or of lm-eval's own library, and data sets of one's own."""
 
     gate: GateConfig = GateConfig()
+
+    nll: NllConfig | None = None
+    """Measure how unlikely both sides find the expected answers; ``true`` for all samples."""
+
     sampling: SamplingConfig = SamplingConfig()
     sides: SidesConfig = SidesConfig()
 
@@ -341,6 +368,28 @@ class SuiteConfig(StrictModel):
                     "would be acceptable; keep one of them"
                 )
         return tasks
+
+    @field_validator("nll", mode="before")
+    @classmethod
+    def _as_switch(cls, nll: Any) -> Any:
+        if isinstance(nll, bool):
+            return {} if nll else None
+        return nll
+
+    @model_validator(mode="after")
+    def _nll_is_measured(self) -> "SuiteConfig":
+        for entry in self.tasks:
+            if entry.nll_margin is None:
+                continue
+            if self.nll is None:
+                raise ValueError(
+                    f"task {entry.name!r} has an nll_margin, but nothing measures it; add nll: true"
+                )
+            if not entry.gate:
+                raise ValueError(
+                    f"task {entry.name!r} has an nll_margin and gate: false; keep one of them"
+                )
+        return self
 
     @model_validator(mode="after")
     def _gate_margin_in_units(self) -> "SuiteConfig":

@@ -66,6 +66,9 @@ class ScoringRequest(Value):
     target: str
     """The answer."""
 
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the chat template, on top of the served ones."""
+
 
 class TargetLogprobs(Value):
     """How likely a model finds each token of an answer, given what comes before it."""

@@ -203,9 +203,9 @@ class ScoringRun(OfflineRun[ScoringRequest, ScoringResult]):
 
         answer = Message(role="assistant", parts=(TextPart(text=request.target),))
         with media_request():
-            asked = self._render(request.messages, is_complete=False)
+            asked = self._render(request, request.messages, is_complete=False)
         with media_request():
-            full = self._render((*request.messages, answer), is_complete=True)
+            full = self._render(request, (*request.messages, answer), is_complete=True)
             prompt_ids, full_ids = asked["prompt_token_ids"], full["prompt_token_ids"]
             pieces = token_texts(self._llm.get_tokenizer(), full_ids[len(prompt_ids) :])
             span = find_answer(prompt_ids, full_ids, pieces, request.target)
@@ -222,7 +222,9 @@ class ScoringRun(OfflineRun[ScoringRequest, ScoringResult]):
         )
         return prompt, sampling
 
-    def _render(self, messages: Sequence[Message], *, is_complete: bool) -> Any:
+    def _render(
+        self, request: ScoringRequest, messages: Sequence[Message], *, is_complete: bool
+    ) -> Any:
         """Give a conversation's tokens, with one placeholder for each medium, and its media."""
         from vllm.renderers.params import ChatParams
 
@@ -232,6 +234,7 @@ class ScoringRun(OfflineRun[ScoringRequest, ScoringResult]):
             chat_template_content_format=settings["chat_template_content_format"],
             chat_template_kwargs={
                 **(settings["chat_template_kwargs"] or {}),
+                **request.chat_template_kwargs,
                 "add_generation_prompt": not is_complete,
                 "continue_final_message": False,
                 "tools": None,

@@ -20,7 +20,7 @@ _ADDITIONS = ("return_token_ids", "prompt_logprobs", "add_generation_prompt")
 
 def question_body(request: ScoringRequest) -> dict[str, Any]:
     """The request whose answer tells the tokens before the answer."""
-    return _body(request.model, request.messages, {"return_token_ids": True})
+    return _body(request, request.messages, {"return_token_ids": True})
 
 
 def answer_body(request: ScoringRequest) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def answer_body(request: ScoringRequest) -> dict[str, Any]:
         "prompt_logprobs": 0,
         "add_generation_prompt": False,
     }
-    return _body(request.model, (*request.messages, answer), additions)
+    return _body(request, (*request.messages, answer), additions)
 
 
 def read_logprobs(request: ScoringRequest, question: Any, answer: Any) -> TargetLogprobs:
@@ -74,14 +74,15 @@ def names_an_addition(message: str) -> bool:
 
 
 def _body(
-    model: str, messages: tuple[Message, ...], additions: Mapping[str, Any]
+    request: ScoringRequest, messages: tuple[Message, ...], additions: Mapping[str, Any]
 ) -> dict[str, Any]:
+    template = request.chat_template_kwargs
     return {
-        "model": model,
+        "model": request.model,
         "messages": openai_messages(messages),
         "temperature": 0.0,
         "max_tokens": 1,
-        "extra_body": dict(additions),
+        "extra_body": {**additions, **({"chat_template_kwargs": template} if template else {})},
     }
 
 

@@ -44,7 +44,7 @@ def weigh_anchor(task: TaskReport, against_anchor: TaskReport) -> TaskReport:
         adjusted_level=against_anchor.adjusted_level,
         n_worse=len(against_anchor.flips.regressed),
         n_better=len(against_anchor.flips.improved),
-        decides=_gravity(against_anchor) < _gravity(task),
+        decides=gravity(against_anchor.verdict) < gravity(task.verdict),
     )
     update: dict[str, object] = {"anchor": anchor}
     if anchor.decides:
@@ -53,8 +53,9 @@ def weigh_anchor(task: TaskReport, against_anchor: TaskReport) -> TaskReport:
     return task.model_copy(update=update)
 
 
-def _gravity(task: TaskReport) -> int:
-    return _GRAVEST.index(task.verdict)
+def gravity(verdict: TaskVerdictName) -> int:
+    """Order verdicts, the gravest first."""
+    return _GRAVEST.index(verdict)
 
 
 def anchor_notes(

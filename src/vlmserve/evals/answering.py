@@ -10,6 +10,7 @@ from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.base import Engine
 from vlmserve.errors import ConfigError
 from vlmserve.evals.early_stop import EarlyStop
+from vlmserve.evals.likelihood import TargetScores, plan_targets, score_targets
 from vlmserve.evals.order import order_samples
 from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
@@ -88,6 +89,8 @@ class Shared:
 
     seed: int = 0
     """Of the order in which repetitions ask."""
+    scored: Sequence[Sample] = ()
+    """Samples whose expected answers are scored on both sides."""
 
 
 def answer_sides(
@@ -118,11 +121,17 @@ def answer_sides(
         looks = stop if "candidate" in group else None
         for name, side in group.items():
             found[name] = _plan(name, side, shared)
-        if any(run.pending for name in group for run in found[name].repetitions):
+        targets = _plan_targets(group, shared)
+        if any(run.pending for name in group for run in found[name].repetitions) or any(
+            scores.pending for scores in targets.values()
+        ):
             shared.listener.loading(" and ".join(side.name for side in group.values()))
             with _start(group, found) as engine:
                 _ask_group(group, found, shared, engine, looks)
+                _score_group(group, targets, shared, engine)
+            _attach(found, targets)
             continue
+        _attach(found, targets)
         for name in group:
             shared.listener.started(name, 0, found[name].n_reused)
         if looks is not None:
@@ -223,6 +232,39 @@ def _in_order(run: SideRun, side: Side, shared: Shared, stop: EarlyStop | None) 
         order = random.Random(shared.seed + side.replicate)  # noqa: S311 - an order, not a secret
         order.shuffle(samples)
     return samples
+
+
+def _plan_targets(group: Mapping[SideName, Side], shared: Shared) -> dict[SideName, TargetScores]:
+    """What is known of the expected answers on the sides that are compared by them."""
+    if not shared.scored:
+        return {}
+    planned: dict[SideName, TargetScores] = {
+        name: plan_targets(name, side.answerer, shared.scored, shared.store)
+        for name, side in group.items()
+        if name in ("baseline", "candidate")
+    }
+    for name, scores in planned.items():
+        if group[name].source.open is None and scores.pending:
+            scores.refusal = f"its run is over, and lacks {len(scores.pending)} of them"
+            scores.pending.clear()
+    return planned
+
+
+def _score_group(
+    group: Mapping[SideName, Side],
+    targets: Mapping[SideName, TargetScores],
+    shared: Shared,
+    engine: Engine,
+) -> None:
+    for name, scores in targets.items():
+        side = group[name]
+        model = side.model(engine)
+        score_targets(scores, Asking(engine, model, shared.store, shared.listener, side.asking))
+
+
+def _attach(found: dict[SideName, SideAnswers], targets: Mapping[SideName, TargetScores]) -> None:
+    for name, scores in targets.items():
+        found[name] = replace(found[name], targets=scores)
 
 
 def _ask_until_decided(

@@ -1,14 +1,14 @@
 """Runs on their way into the store and out of it again, sample by sample."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
 from vlmserve.chat import SamplingParams
 from vlmserve.errors import ConfigError, MediaError
-from vlmserve.evals.records import SampleRecord, SideName
+from vlmserve.evals.records import NllOutcome, SampleRecord, SideName
 from vlmserve.evals.run_record import (
     KeptMedium,
     KeptOutcome,
@@ -41,6 +41,9 @@ class RecordedTask:
 
     outcomes: Mapping[str, KeptOutcome]
     """The same as they lie in the store."""
+
+    nll: Mapping[str, NllOutcome] = field(default_factory=dict)
+    """By sample id, how unlikely it finds the expected answer; where that was asked."""
 
     @property
     def name(self) -> str:
@@ -110,8 +113,17 @@ def create_kept_side(side: SideName, record: SideRecord, runs: Sequence["TaskRun
 
 def _rows(run: "TaskRun", side: SideName) -> Iterator[KeptRow]:
     asked = {record.sample_id: place for place, record in enumerate(run.records[side])}
+    nll = run.nll.get(side, {})
     outcomes = {
-        record.sample_id: KeptOutcome(completion=record.completion, outcome=record.outcome)
+        sample_id: KeptOutcome(completion=None, outcome=None, nll=each)
+        for sample_id, each in nll.items()
+    }
+    outcomes |= {
+        record.sample_id: KeptOutcome(
+            completion=record.completion,
+            outcome=record.outcome,
+            nll=nll.get(record.sample_id),
+        )
         for record in run.records[side]
     }
     fields = run.task.fields()
@@ -221,23 +233,28 @@ def _missing(store: AnswerStore, run_id: str, side: SideName) -> ConfigError:
 
 def _load_task(task: KeptTask, rows: Sequence[KeptRow]) -> RecordedTask:
     kept = tuple(KeptSample.model_validate_json(row.sample) for row in rows)
-    asked = [
+    found = [
         (row.asked_at, sample.sample_id, KeptOutcome.model_validate_json(row.outcome))
         for row, sample in zip(rows, kept, strict=True)
-        if row.asked_at is not None and row.outcome is not None
+        if row.outcome is not None
     ]
-    asked.sort(key=lambda each: each[0])
+    asked = sorted((place, sample_id) for place, sample_id, _ in found if place is not None)
+    outcomes = {sample_id: each for _, sample_id, each in found}
     return RecordedTask(
         kept=task,
         samples=tuple(_load_sample(sample) for sample in kept),
         kept_samples=kept,
         records={
             sample_id: SampleRecord(
-                sample_id=sample_id, completion=each.completion, outcome=each.outcome
+                sample_id=sample_id,
+                completion=outcomes[sample_id].completion,
+                outcome=outcome,
             )
-            for _, sample_id, each in asked
+            for _, sample_id in asked
+            if (outcome := outcomes[sample_id].outcome) is not None
         },
-        outcomes={sample_id: each for _, sample_id, each in asked},
+        outcomes={sample_id: outcomes[sample_id] for _, sample_id in asked},
+        nll={sample_id: each.nll for sample_id, each in outcomes.items() if each.nll is not None},
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vlmserve.chat import Message, SamplingParams, TextPart
 from vlmserve.config.suite import AskingConfig
-from vlmserve.engine.base import GenerationRequest
+from vlmserve.engine.base import GenerationRequest, ScoringRequest
 
 
 def ask_as(
@@ -23,6 +23,16 @@ def ask_as(
             "params": sample_as(request.params, asking, repetition=repetition),
             "chat_template_kwargs": dict(asking.chat_template_kwargs),
             "reasoning_parser": asking.reasoning_parser,
+        }
+    )
+
+
+def score_as(request: ScoringRequest, asking: AskingConfig) -> ScoringRequest:
+    """Make of a scoring request the one that a side is sent: its own prompt and template."""
+    return request.model_copy(
+        update={
+            "messages": ask_messages_as(request.messages, asking),
+            "chat_template_kwargs": dict(asking.chat_template_kwargs),
         }
     )
 

@@ -75,6 +75,18 @@ class Comparison:
 
     improved: tuple[Flip, ...]
     failures: tuple[FailedSample, ...]
+    unit: str = ""
+    """What amounts are in, where that is no matter of points or of the metric's own scale."""
+
+    drop_word: str = "drop"
+    """What becoming worse is called."""
+
+    why_no_pairs: str = "fewer than 2 independent samples were judged on both sides"
+    """What to say where ``pairs`` is ``None``."""
+
+    def describe(self, amount: float) -> str:
+        """Say an amount of the metric in words."""
+        return describe_amount(amount, in_points=self.in_points, unit=self.unit)
 
     @property
     def orientation(self) -> "Orientation":
@@ -85,6 +97,14 @@ class Comparison:
     def n_failed(self) -> int:
         """Failures on the side that has more of them."""
         return max(self.n_failed_baseline, self.n_failed_candidate)
+
+
+def describe_amount(amount: float, *, in_points: bool, unit: str = "") -> str:
+    """Say an amount in words: ``8 points`` of a score between 0 and 1, else a number."""
+    if in_points:
+        points = f"{100 * amount:.3g}"
+        return f"{points} point" if points == "1" else f"{points} points"
+    return f"{amount:.3g} {unit}" if unit else f"{amount:g}"
 
 
 Orientation = Callable[[float], float]

@@ -96,6 +96,7 @@ def compare_runs(
             limit=candidate.record.suite.limit,
             gate=suite.gate.model_dump(mode="json"),
             sampling=suite.sampling.model_dump(mode="json", exclude_none=True),
+            nll=None if suite.nll is None else suite.nll.model_dump(mode="json"),
         ),
         baseline=_side(baseline),
         candidate=_side(candidate),
@@ -263,4 +264,6 @@ def _task_run(
         records=records,
         asked=[by_id[sample_id] for sample_id in ids] if match.is_sequential else None,
         improve=entry.improve,
+        nll=match.nll,
+        nll_margin=entry.nll_margin,
     )

@@ -133,6 +133,7 @@ class EarlyStop:
         targets: Sequence[bool] | None = None,
         seed: int = ORDER_SEED,
     ) -> None:
+        self._n_others = 0
         targets = [False] * len(tasks) if targets is None else targets
         self._monitors = {
             task.name: TaskMonitor(task, margin, alpha, seed=seed)
@@ -140,6 +141,11 @@ class EarlyStop:
             if margin is not None or is_target
         }
         self._others = [task for task in tasks if task.name not in self._monitors]
+        self._share_alpha()
+
+    def share_with(self, n_others: int) -> None:
+        """Leave room in the family for comparisons that are judged with it and not followed."""
+        self._n_others = n_others
         self._share_alpha()
 
     def requests(self) -> list[Sample]:
@@ -172,7 +178,7 @@ class EarlyStop:
         states = [monitor.comparison.state for monitor in monitors]
         claimed = sum(state.decision == "regression" for state in states)
         for monitor in monitors:
-            monitor.comparison.n_claims = max(1, len(states) - claimed)
+            monitor.comparison.n_claims = max(1, len(states) + self._n_others - claimed)
 
 
 def _shuffled_clusters(samples: Sequence[Sample], seed: int) -> list[list[Sample]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vlmserve.errors import ConfigError
 from vlmserve.evals.archive import RecordedSide, RecordedTask
-from vlmserve.evals.records import Scored
+from vlmserve.evals.records import NllOutcome, Scored, TargetNll
 from vlmserve.evals.run_record import KeptSample
 
 ExportFormat = Literal["jsonl", "parquet", "csv"]
@@ -39,6 +39,9 @@ _COLUMNS: dict[str, Literal["string", "int64", "float64", "json"]] = {
     "completion_tokens": "int64",
     "latency_s": "float64",
     "target": "string",
+    "target_nll": "float64",
+    "target_tokens": "int64",
+    "target_bytes": "int64",
     "turns": "json",
     "media_sha256": "json",
     "sampling": "json",
@@ -84,11 +87,12 @@ def _asked(task: RecordedTask, kept: KeptSample) -> dict[str, Any]:
 
 
 def _became(task: RecordedTask, kept: KeptSample) -> dict[str, Any]:
+    nll = _nll(task.nll.get(kept.sample_id))
     became = task.outcomes.get(kept.sample_id)
-    if became is None:
-        return {"status": "not asked"}
+    if became is None or became.outcome is None:
+        return {"status": "not asked", **nll}
     outcome, completion = became.outcome, became.completion
-    row: dict[str, Any] = {"status": outcome.status, "completion": became.text}
+    row: dict[str, Any] = {"status": outcome.status, "completion": became.text, **nll}
     if isinstance(outcome, Scored):
         row |= {"score": outcome.score, "answer": outcome.answer}
     else:
@@ -107,6 +111,16 @@ def _became(task: RecordedTask, kept: KeptSample) -> dict[str, Any]:
             "completion_tokens": usage.completion_tokens,
         }
     return row
+
+
+def _nll(outcome: NllOutcome | None) -> dict[str, Any]:
+    if not isinstance(outcome, TargetNll):
+        return {}
+    return {
+        "target_nll": outcome.nats,
+        "target_tokens": outcome.n_tokens,
+        "target_bytes": outcome.n_bytes,
+    }
 
 
 def export_sides(sides: Sequence[RecordedSide], kind: ExportFormat, path: Path) -> int:

@@ -29,6 +29,10 @@ Where there is an anchor, a fixed point beside the baseline, every gated task is
 all comparisons are judged together: they are one family, and a task's verdict is the graver of its
 two. A target must improve on the baseline; against the anchor it has the gate's margin.
 
+Where a suite states a margin for the NLL of a task's expected answers (``vlmserve.evals.nll``),
+that is one more gated comparison: judged as a task is, one more member of Holm's family, and the
+task's verdict is the gravest that it has.
+
 A margin of 1 or more is no margin for scores that all lie between 0 and 1: 8 was written for 8
 points, which are 0.08. Such a task is inconclusive.
 
@@ -208,7 +212,7 @@ def _judge_task(
     if isinstance(aim, _Improve):
         return _judge_target(comparison, case, bounds, gate)
     margin = aim
-    drop = describe_amount(margin, in_points=comparison.in_points)
+    drop = comparison.describe(margin)
     doubt = _no_margin(comparison, margin) or _failures_in_the_way(comparison, case, bounds, gate)
     if doubt is None and case.verdict == "pass":
         return TaskVerdict("pass", f"pass (no worse than {drop})", case.adjusted_level)
@@ -217,10 +221,10 @@ def _judge_task(
     pairs = comparison.pairs
     if doubt is None and pairs is not None:
         n_needed = _n_needed(pairs, margin)
-        excluded = describe_amount(-pairs.lower, in_points=comparison.in_points)
+        excluded = comparison.describe(-pairs.lower)
         doubt = (
-            f"a drop of {drop} is not ruled out, only one of {excluded} is; about {n_needed} "
-            "samples might decide"
+            f"a {comparison.drop_word} of {drop} is not ruled out, only one of {excluded} is; "
+            f"about {n_needed} samples might decide"
         )
         if pairs.upper < 0:
             doubt = f"worse by itself, but not beyond chance among {case.n_family} gated tasks"
@@ -239,7 +243,7 @@ def _judge_target(
         return TaskVerdict("inconclusive", f"inconclusive ({doubt})", None, must_improve=True)
     if case.verdict == "improved":
         return TaskVerdict("improved", "improved (better beyond chance)", None, must_improve=True)
-    seen = describe_amount(pairs.detectable, in_points=comparison.in_points)
+    seen = comparison.describe(pairs.detectable)
     what = "worse by itself" if pairs.upper < 0 else "no gain beyond chance"
     return TaskVerdict(
         "not improved",
@@ -270,21 +274,13 @@ def _failures_in_the_way(
     if comparison.n_failed > gate.max_failed_fraction * comparison.n_samples:
         return f"{failed}; {gate.max_failed_fraction:.1%} may"
     if comparison.pairs is None:
-        return "fewer than 2 independent samples were judged on both sides"
+        return comparison.why_no_pairs
     if case.verdict == "inconclusive" or all(bound == case.verdict for bound in bounds):
         return None
     if comparison.n_failed == 0:
         # The levels of Holm's procedure depend on the other tasks.
         return "failed samples of other tasks could change the verdict"
     return f"{failed}; their scores could change the verdict"
-
-
-def describe_amount(amount: float, *, in_points: bool) -> str:
-    """Say an amount of score in words: ``8 points`` of a score between 0 and 1, else a number."""
-    if not in_points:
-        return f"{amount:g}"
-    points = f"{100 * amount:.3g}"
-    return f"{points} point" if points == "1" else f"{points} points"
 
 
 def _n_needed(pairs: PairedResult, margin: float) -> int:

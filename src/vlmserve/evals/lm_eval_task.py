@@ -191,7 +191,8 @@ def _samples(task: Any, folder: Path, params: SamplingParams) -> tuple[Sample, .
         except MediaError as error:
             collector.refuse(f"row {row}", error.message)
         else:
-            collector.add(turns, _target(task, instance.doc))
+            target = _target(task, instance.doc)
+            collector.add(turns, _spelled_target(target), spoken_target=_spoken(target))
     return collector.finish()
 
 
@@ -205,11 +206,22 @@ def _turns(instance: Any, folder: Path) -> list[Turn]:
     return create_turns(json.loads(context), [Medium.load(value, folder) for value in visual])
 
 
-def _target(task: Any, doc: Any) -> str:
+def _target(task: Any, doc: Any) -> Any:
     target = task.doc_to_target(doc)
     if isinstance(target, int) and task.config.doc_to_choice is not None:
         target = task.doc_to_choice(doc)[target]
+    return target
+
+
+def _spelled_target(target: Any) -> str:
     return target if isinstance(target, str) else json.dumps(target, default=str)
+
+
+def _spoken(target: Any) -> str:
+    """The target as a model would say it: the first of a list of accepted answers."""
+    if isinstance(target, list) and target:
+        target = target[0]
+    return str(target) if isinstance(target, str | int | float) else ""
 
 
 def _check_task(task: Any) -> None:

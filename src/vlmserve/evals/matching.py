@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from vlmserve.errors import ConfigError
 from vlmserve.evals.archive import RecordedTask
 from vlmserve.evals.comparability import Difference
-from vlmserve.evals.records import SampleRecord
+from vlmserve.evals.records import NllOutcome, SampleRecord, SideName
 from vlmserve.evals.run_record import KeptSample
 
 _MAX_SHOWN = 5
@@ -39,6 +39,9 @@ class Match:
     only_candidate: int
     differences: tuple[Difference, ...]
     """In prompts, media and requests of samples that were joined."""
+
+    nll: dict[SideName, dict[str, NllOutcome]]
+    """How unlikely both sides find the expected answers, under the candidate's sample ids."""
 
     n_unverified: dict[str, int]
     """By part of a sample's content (``target``, ``prompt``, ``media``): pairs of which one side
@@ -81,6 +84,14 @@ def match_tasks(old: RecordedTask, new: RecordedTask, key: str | None) -> Match:
         only_baseline=n_before - len(asked),
         only_candidate=n_after - len(asked),
         differences=tuple(_differences(new.name, key, pairs)),
+        nll={
+            "baseline": {
+                each: old.nll[earlier.sample_id]
+                for each, earlier in joined.items()
+                if earlier.sample_id in old.nll
+            },
+            "candidate": {each: new.nll[each] for each in joined if each in new.nll},
+        },
         n_unverified={
             part: count
             for part in _PARTS

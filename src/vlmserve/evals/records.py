@@ -38,6 +38,28 @@ Outcome = Annotated[Scored | Failed, Field(discriminator="status")]
 """What became of one sample."""
 
 
+class TargetNll(Value):
+    """How unlikely a model finds the expected answer (teacher-forced negative log-likelihood)."""
+
+    status: Literal["measured"] = "measured"
+
+    nats: float
+    """Over all tokens of the target and the token that ends it."""
+
+    n_tokens: int
+    n_bytes: int
+    """Of the target, in UTF-8."""
+
+    @property
+    def per_token(self) -> float:
+        """Nats a token."""
+        return self.nats / self.n_tokens
+
+
+NllOutcome = Annotated[TargetNll | Failed, Field(discriminator="status")]
+"""What became of the expected answer's likelihood."""
+
+
 class SampleRecord(Value):
     """One sample of one run."""
 

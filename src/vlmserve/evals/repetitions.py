@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlmserve.evals.likelihood import TargetScores
 from vlmserve.evals.records import Failed, SampleRecord, Scored
 from vlmserve.evals.samples import Sample
 
@@ -23,6 +24,9 @@ class SideAnswers:
 
     repetitions: "tuple[SideRun, ...]"
     """At least one."""
+
+    targets: TargetScores | None = None
+    """How likely it finds the expected answers; ``None`` where that is not asked."""
 
     @property
     def n_requests_sent(self) -> int:

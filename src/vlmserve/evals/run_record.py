@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vlmserve.chat import Completion, Role, SamplingParams, Usage, Value
-from vlmserve.evals.records import Outcome
+from vlmserve.evals.records import NllOutcome, Outcome
 from vlmserve.evals.samples import MediumKind
 
 Origin = Literal["vlmserve", "lm-eval", "lmms-eval", "vlmevalkit"]
@@ -67,7 +67,11 @@ class KeptOutcome(Value):
     completion: Completion | None
     """What the model answered; ``None`` where it failed, or where a log has the answer alone."""
 
-    outcome: Outcome
+    outcome: Outcome | None
+    """``None`` for a sample that was not asked, whose expected answer was scored all the same."""
+
+    nll: NllOutcome | None = None
+    """How unlikely the model finds the expected answer; ``None`` where that was not asked."""
 
     text: str | None = None
     """The completion's text, where a log says no more of it."""

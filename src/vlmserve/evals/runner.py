@@ -28,6 +28,10 @@ class AnswerListener(Protocol):
         """``n_requests`` are going to be sent; ``n_reused`` answers were kept from before."""
         ...
 
+    def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        """``n_requests`` expected answers are going to be scored; ``n_reused`` were before."""
+        ...
+
     def answered(self, side: SideName, *, failed: bool) -> None:
         """One request of a side has come to its end."""
         ...
@@ -40,6 +44,9 @@ class SilentListener:
         """Do nothing."""
 
     def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        """Do nothing."""
+
+    def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
         """Do nothing."""
 
     def answered(self, side: SideName, *, failed: bool) -> None:

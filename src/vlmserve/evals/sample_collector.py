@@ -28,19 +28,29 @@ class SampleCollector:
         self._faults: list[str] = []
         self._seen: Counter[str] = Counter()
 
-    def add(self, turns: Sequence[Turn], target: str, params: SamplingParams | None = None) -> None:
+    def add(
+        self,
+        turns: Sequence[Turn],
+        target: str,
+        params: SamplingParams | None = None,
+        *,
+        spoken_target: str | None = None,
+    ) -> None:
         """Take a row; one of the same content as another is a sample of its own.
 
         Args:
             turns: What is asked.
             target: The expected answer.
             params: How this one is asked, where it is not as the others.
+            spoken_target: The expected answer as a model would say it; the target when ``None``.
         """
         params = params or self._params
-        sample = create_sample(turns, target, params)
+        sample = create_sample(turns, target, params, spoken_target=spoken_target)
         self._seen[sample.sample_id] += 1
         if (occurrence := self._seen[sample.sample_id]) > 1:
-            sample = create_sample(turns, target, params, occurrence=occurrence)
+            sample = create_sample(
+                turns, target, params, occurrence=occurrence, spoken_target=spoken_target
+            )
         self._samples.append(sample)
 
     def refuse(self, where: str, reason: str) -> None:

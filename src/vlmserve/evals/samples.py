@@ -19,7 +19,7 @@ from vlmserve.chat import (
     TextPart,
     VideoPart,
 )
-from vlmserve.engine.base import GenerationRequest
+from vlmserve.engine.base import GenerationRequest, ScoringRequest
 from vlmserve.errors import MediaError
 from vlmserve.media.headers import read_image_header
 from vlmserve.media.sniff import sniff_content_type
@@ -170,6 +170,9 @@ class Sample:
     turns: tuple[Turn, ...]
     params: SamplingParams
     target: str
+    spoken_target: str = ""
+    """The target as a model would say it; empty where it is not one text, and for samples of kept
+    runs."""
 
     @property
     def question(self) -> str:
@@ -190,11 +193,31 @@ class Sample:
         return GenerationRequest(
             request_id=self.request_digest,
             model=model,
-            messages=tuple(
-                Message(role=turn.role, parts=tuple(_part(part) for part in turn.parts))
-                for turn in self.turns
-            ),
+            messages=self._messages(),
             params=self.params,
+        )
+
+    def scoring_digest(self, answer: str) -> str:
+        """Digest of what is sent to learn how likely an answer is."""
+        return content_digest([_asked(self.turns), answer])
+
+    def scoring_request(self, model: str, answer: str) -> ScoringRequest:
+        """Make the request that asks how likely an answer is; known by ``scoring_digest``.
+
+        Raises:
+            MediaError: A file of the sample has gone or has changed.
+        """
+        return ScoringRequest(
+            request_id=self.scoring_digest(answer),
+            model=model,
+            messages=self._messages(),
+            target=answer,
+        )
+
+    def _messages(self) -> tuple[Message, ...]:
+        return tuple(
+            Message(role=turn.role, parts=tuple(_part(part) for part in turn.parts))
+            for turn in self.turns
         )
 
 
@@ -225,7 +248,12 @@ def create_turns(messages: Sequence[Mapping[str, str]], media: Sequence[Medium])
 
 
 def create_sample(
-    turns: Sequence[Turn], target: str, params: SamplingParams, *, occurrence: int = 1
+    turns: Sequence[Turn],
+    target: str,
+    params: SamplingParams,
+    *,
+    occurrence: int = 1,
+    spoken_target: str | None = None,
 ) -> Sample:
     """Make a sample and name it by its content.
 
@@ -234,8 +262,9 @@ def create_sample(
         target: The expected answer.
         params: How to sample.
         occurrence: 1 for the first sample of this content in a task, 2 for the next, ...
+        spoken_target: The target as a model would say it; the target itself when ``None``.
     """
-    asked = [[turn.role, [_identity(part) for part in turn.parts]] for turn in turns]
+    asked = _asked(turns)
     identity = content_digest([asked, target])[:_ID_HEX_DIGITS]
     return Sample(
         sample_id=identity if occurrence == 1 else f"{identity}#{occurrence}",
@@ -243,6 +272,7 @@ def create_sample(
         turns=tuple(turns),
         params=params,
         target=target,
+        spoken_target=target if spoken_target is None else spoken_target,
     )
 
 
@@ -250,6 +280,10 @@ def content_digest(value: Any) -> str:
     """Give the SHA-256 of a JSON value in a canonical spelling, in hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _asked(turns: Sequence[Turn]) -> list[Any]:
+    return [[turn.role, [_identity(part) for part in turn.parts]] for turn in turns]
 
 
 def _identity(part: str | Medium) -> list[str]:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite import NllConfig, SuiteConfig, SuiteRequests
 from vlmserve.errors import ConfigError
 from vlmserve.evals.answering import Shared, Side, answer_sides
 from vlmserve.evals.archive import create_kept_side, describe_task
 from vlmserve.evals.asking import sample_as
 from vlmserve.evals.early_stop import ORDER_SEED, EarlyStop
+from vlmserve.evals.likelihood import TargetChoice, choose_targets
 from vlmserve.evals.machine import describe_machine
+from vlmserve.evals.nll import NllOutcomes
 from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
 from vlmserve.evals.report.json_report import (
@@ -89,15 +91,27 @@ class Session:
         stop = None
         if self.sequential:
             stop = EarlyStop(tasks, margins, suite.gate.alpha, targets=targets, seed=self.seed)
+            stop.share_with(sum(entry.nll_margin is not None for entry in suite.tasks))
         sides: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
         if anchor is not None:
             sides = {"baseline": baseline, "anchor": anchor, "candidate": candidate}
         if self.repeats_baseline:
             sides["repeat"] = replace(baseline, name=f"{baseline.name} again", replicate=1)
-        runs = answer_sides(sides, self._shared(), stop)
+        choices = [
+            _choose(task, None if isinstance(entry, SuiteRequests) else suite.nll)
+            for task, entry in zip(tasks, suite.tasks, strict=True)
+        ]
+        runs = answer_sides(sides, self._shared(choices), stop)
         measured = [
-            replace(_task_run(task, margin, runs, stop), improve=improve)
-            for task, margin, improve in zip(tasks, margins, targets, strict=True)
+            replace(
+                _task_run(task, margin, runs, stop),
+                improve=entry.improve,
+                nll=_nll(choice, runs),
+                nll_margin=entry.nll_margin,
+            )
+            for task, margin, entry, choice in zip(
+                tasks, margins, suite.tasks, choices, strict=True
+            )
         ]
         found = find_verdict(measured, suite.gate)
         report = EvalReport(
@@ -114,7 +128,12 @@ class Session:
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=found.tasks,
             slices=found.slices,
-            notes=(*_run_notes(self, baseline, candidate, anchor), *found.notes),
+            notes=(
+                *_run_notes(self, baseline, candidate, anchor),
+                *_refusal_notes(sides, runs),
+                *_choice_notes(tasks, choices),
+                *found.notes,
+            ),
         )
         kept = [
             create_kept_side(name, _side_record(self, side, report, measured), measured)
@@ -123,13 +142,14 @@ class Session:
         self.store.keep_run(self.run_id, report.model_dump_json(), kept)
         return report
 
-    def _shared(self) -> Shared:
+    def _shared(self, choices: Sequence[TargetChoice]) -> Shared:
         return Shared(
             self.tasks,
             self.store,
             self.listener,
             n_repetitions=self.n_repetitions,
             seed=self.seed,
+            scored=[sample for choice in choices for sample in choice.samples],
         )
 
     def _check(self, baseline: Side, candidate: Side, anchor: Side | None) -> None:
@@ -168,6 +188,18 @@ def _task_run(
     asked = None if stop is None else stop.asked(task)
     records = {name: run.records(task, asked) for name, run in runs.items()}
     return TaskRun(task=task, margin=margin, records=records, asked=asked)
+
+
+def _choose(task: "EvalTask", config: NllConfig | None) -> TargetChoice:
+    return TargetChoice((), 0, 0) if config is None else choose_targets(task, config)
+
+
+def _nll(choice: TargetChoice, runs: Mapping[SideName, SideAnswers]) -> NllOutcomes:
+    return {
+        name: run.targets.outcomes(choice.samples)
+        for name, run in runs.items()
+        if run.targets is not None
+    }
 
 
 def _side_record(
@@ -215,6 +247,7 @@ def _suite_report(session: Session) -> SuiteReport:
         limit=session.limit,
         gate=suite.gate.model_dump(mode="json"),
         sampling=suite.sampling.model_dump(mode="json", exclude_none=True),
+        nll=None if suite.nll is None else suite.nll.model_dump(mode="json"),
     )
 
 
@@ -225,7 +258,35 @@ def _side_report(side: Side, run: SideAnswers) -> SideReport:
         settings=dict(side.settings),
         n_requests_sent=run.n_requests_sent,
         n_reused=run.n_reused,
+        n_scored=0 if run.targets is None else run.targets.n_sent,
+        n_likelihoods_reused=0 if run.targets is None else run.targets.n_reused,
     )
+
+
+def _refusal_notes(
+    sides: Mapping[SideName, Side], runs: Mapping[SideName, SideAnswers]
+) -> Iterator[str]:
+    for name, side in sides.items():
+        targets = runs[name].targets
+        if targets is not None and targets.refusal is not None:
+            yield (
+                f"NLL was not measured: {side.name} does not tell how likely the expected answers "
+                f"are ({targets.refusal})"
+            )
+
+
+def _choice_notes(tasks: Sequence["EvalTask"], choices: Sequence[TargetChoice]) -> Iterator[str]:
+    for task, choice in zip(tasks, choices, strict=True):
+        if choice.n_too_long:
+            yield (
+                f"{task.name}: {choice.n_too_long} of {len(task.samples)} expected answers are "
+                "longer than nll.max_target_bytes, and their NLL is not measured"
+            )
+        if choice.n_unspoken:
+            yield (
+                f"{task.name}: {choice.n_unspoken} of {len(task.samples)} expected answers are "
+                "empty or no text, and their NLL is not measured"
+            )
 
 
 def _run_notes(

@@ -23,7 +23,13 @@ from vlmserve.evals.proportions import mcnemar_mid_p, tango_interval, tango_stat
 Method = Literal["matched proportions", "mean difference", "betting"]
 """How an interval was computed; ``betting`` is ``vlmserve.evals.sequential``."""
 
+MIN_MEASURES = 10
+"""Clusters without which ``compare_measures`` says nothing."""
+
 _MIN_PAIRS = 2
+
+# Differences closer to each other than this share of the largest differ by rounding.
+_SAME = 1e-9
 _POWER = 0.8
 
 
@@ -123,6 +129,53 @@ def compare_pairs(
         p_value=p_value,
         drop_level=drop_level,
         detectable=detectable_difference(before, after, groups, alpha=alpha),
+    )
+
+
+def compare_measures(
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> PairedResult:
+    """Compare two runs by a measure on a continuous scale without bounds, such as a likelihood.
+
+    Arguments and result are those of ``compare_pairs``. Where all differences are the same, as
+    those of a model and itself, the interval is that difference, and what speaks for a drop is that
+    every one of the clusters shows it.
+
+    Raises:
+        ValueError: As ``compare_pairs``, and where there are fewer than 10 clusters: nothing is
+            known of the spread of so few.
+    """
+    before, after = _aligned(baseline, candidate)
+    groups = _numbered(clusters, len(before))
+    n_groups = int(groups.max()) + 1
+    if n_groups < MIN_MEASURES:
+        raise ValueError(f"measures need at least {MIN_MEASURES} clusters, got {n_groups}")
+    differences = after - before
+    lower = upper = float(differences.mean())
+    drop_level = 2 * 0.5**n_groups if lower < 0 else 1.0
+    detectable = 0.0
+    if np.ptp(differences) > _SAME * float(abs(differences).max()):
+        spread = MeanDifference.of_measures(before, after, groups, seed)
+        lower, upper = spread.interval(alpha)
+        drop_level = spread.drop_level()
+        detectable = spread.error * float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - _POWER))
+    return PairedResult(
+        method="mean difference",
+        n_pairs=len(before),
+        n_clusters=n_groups,
+        baseline=float(before.mean()),
+        candidate=float(after.mean()),
+        difference=float(differences.mean()),
+        lower=lower,
+        upper=upper,
+        p_value=sign_flip_p(differences, groups, seed),
+        drop_level=drop_level,
+        detectable=detectable,
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vlmserve.chat import Completion
+from vlmserve.engine.base import TargetLogprobs
 from vlmserve.errors import ConfigError
 
 SCHEMA_VERSION = 2
@@ -53,6 +54,15 @@ CREATE TABLE IF NOT EXISTS sides (
 CREATE TABLE IF NOT EXISTS samples (
     digest TEXT PRIMARY KEY,
     sample TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS likelihoods (
+    checkpoint TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    request TEXT NOT NULL,
+    logprobs TEXT NOT NULL,
+    latency_s REAL NOT NULL,
+    scored_at TEXT NOT NULL,
+    PRIMARY KEY (checkpoint, settings, request)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outcomes (
     run_id TEXT NOT NULL,
@@ -193,6 +203,38 @@ class AnswerStore:
                     answerer.settings,
                     request,
                     completion.model_dump_json(exclude={"latency_s"}),
+                    latency_s,
+                    _now(),
+                ),
+            )
+
+    def find_likelihoods(
+        self, answerer: Answerer, requests: Iterable[str]
+    ) -> dict[str, TargetLogprobs]:
+        """Return the kept likelihoods among some, by ``Sample.scoring_digest``."""
+        found = {}
+        query = "SELECT logprobs FROM likelihoods WHERE checkpoint=? AND settings=? AND request=?"
+        for request in requests:
+            with self._translated("cannot be read"):
+                row = self._db.execute(
+                    query, (answerer.checkpoint, answerer.settings, request)
+                ).fetchone()
+            if row is not None:
+                found[request] = TargetLogprobs.model_validate_json(row[0])
+        return found
+
+    def keep_likelihood(
+        self, answerer: Answerer, request: str, logprobs: TargetLogprobs, latency_s: float
+    ) -> None:
+        """Commit one answer's likelihood to disk; one that is there already stays."""
+        with self._translated("the likelihood cannot be kept"):
+            self._db.execute(
+                "INSERT OR IGNORE INTO likelihoods VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    answerer.checkpoint,
+                    answerer.settings,
+                    request,
+                    logprobs.model_dump_json(),
                     latency_s,
                     _now(),
                 ),
@@ -357,10 +399,9 @@ class AnswerStore:
                 f"{self.path}: has schema version {version}, this vlmserve reads {SCHEMA_VERSION}",
                 hint="name another file with --store",
             )
-        if version < SCHEMA_VERSION:
-            # Version 2 adds tables and leaves those of version 1 as they are.
-            self._create(_RECORDS_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        # Version 2 adds tables and leaves those of version 1 as they are.
+        self._create(_RECORDS_SCHEMA)
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _create(self, schema: str) -> None:
         for statement in schema.split(";"):

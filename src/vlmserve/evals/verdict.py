@@ -4,13 +4,14 @@ A run that has just ended and one that was kept long ago go through the same lin
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vlmserve.config.suite import GateConfig
 from vlmserve.evals.anchor import anchor_notes, weigh_anchor
 from vlmserve.evals.compare import Comparison, compare_task
-from vlmserve.evals.gate import Verdict, judge
+from vlmserve.evals.gate import TaskVerdict, Verdict, judge
+from vlmserve.evals.nll import NllOutcomes, TaskNll, compare_nll, find_early_warnings
 from vlmserve.evals.noise import Noise, measure_noise
 from vlmserve.evals.records import SampleRecord, SideName
 from vlmserve.evals.report.json_report import (
@@ -21,6 +22,7 @@ from vlmserve.evals.report.json_report import (
 )
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.slices import Slice, adjust_slices, find_slices
+from vlmserve.evals.weigh_nll import nll_notes, weigh_nll
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import AskedTask
@@ -47,6 +49,13 @@ class TaskRun:
 
     improve: bool = False
     """Whether the candidate must be better."""
+
+    nll: NllOutcomes = field(default_factory=dict)
+    """How likely baseline and candidate find the expected answers, of the samples chosen for it;
+    empty where that was not measured."""
+
+    nll_margin: float | None = None
+    """The acceptable rise of it, in nats a token; ``None`` where it does not decide."""
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -82,11 +91,18 @@ def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
     targets = [run.improve for run in runs]
     # A target must improve on the baseline; a drop from the anchor it may show like any other.
     fallen = [gate.margin if run.improve else run.margin for run in runs if anchored]
+    nlls = [compare_nll(run.task, run.nll, alpha=gate.alpha, margin=run.nll_margin) for run in runs]
+    # Those that a margin is stated for are judged together with the tasks: one family.
+    gated = [
+        (nll.comparison, run)
+        for nll, run in zip(nlls, runs, strict=True)
+        if nll is not None and _decides(run, nll)
+    ]
     judgement = judge(
-        [*comparisons, *anchored],
-        [*margins, *fallen],
+        [*comparisons, *anchored, *(comparison for comparison, _ in gated)],
+        [*margins, *fallen, *(run.nll_margin for _, run in gated)],
         gate,
-        targets=[*targets, *(False for _ in anchored)],
+        targets=[*targets, *(False for _ in [*anchored, *gated])],
     )
     asked = [run.task for run in runs]
     tasks = create_task_reports(
@@ -94,8 +110,12 @@ def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
     )
     others: tuple[TaskReport, ...] = ()
     if anchored:
-        others = create_task_reports(asked, anchored, judgement.tasks[k:], fallen, [None] * k)
+        others = create_task_reports(
+            asked, anchored, judgement.tasks[k : 2 * k], fallen, [None] * k
+        )
         tasks = tuple(map(weigh_anchor, tasks, others))
+    warned = find_early_warnings(nlls, comparisons, gate.alpha)
+    tasks = _weigh_nlls(tasks, runs, nlls, judgement.tasks[k + len(anchored) :], warned)
     return Findings(
         verdict=judgement.verdict,
         tasks=tasks,
@@ -104,9 +124,35 @@ def find_verdict(runs: Sequence[TaskRun], gate: GateConfig) -> Findings:
             *(anchor_notes(tasks, others) if others else ()),
             *_saving_note(tasks),
             *_noise_note(tasks),
+            *nll_notes(tasks),
             *(note for task in tasks for note in _cluster_note(task)),
             *(note for task in tasks for note in _answer_notes(task)),
         ),
+    )
+
+
+def _decides(run: TaskRun, nll: TaskNll | None) -> bool:
+    return nll is not None and run.nll_margin is not None
+
+
+def _weigh_nlls(
+    tasks: Sequence[TaskReport],
+    runs: Sequence[TaskRun],
+    nlls: Sequence[TaskNll | None],
+    verdicts: Sequence[TaskVerdict],
+    warned: Sequence[bool],
+) -> tuple[TaskReport, ...]:
+    """Add the NLLs to the tasks' reports; ``verdicts`` are of those that decide."""
+    left = iter(verdicts)
+    return tuple(
+        weigh_nll(
+            task,
+            nll,
+            run.nll_margin,
+            next(left) if _decides(run, nll) else None,
+            is_warning=is_warning,
+        )
+        for task, run, nll, is_warning in zip(tasks, runs, nlls, warned, strict=True)
     )
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vlmserve.config.suite import GateConfig
-from vlmserve.evals.compare import Comparison
-from vlmserve.evals.gate import EXIT_STATUS, TaskVerdict, Verdict, describe_amount, judge
+from vlmserve.evals.compare import Comparison, describe_amount
+from vlmserve.evals.gate import EXIT_STATUS, TaskVerdict, Verdict, judge
 from vlmserve.evals.statistics import PairedResult, compare_pairs, holm_adjust
 
 GATE = GateConfig(margin=0.08)

@@ -306,6 +306,9 @@ def test_listeners_hear_of_every_request(session: Session, lab: Lab) -> None:
         def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
             self.started_with.append((side, n_requests, n_reused))
 
+        def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+            raise AssertionError("the suite measures no likelihoods")
+
         def answered(self, side: SideName, *, failed: bool) -> None:
             self.heard.append((side, failed))
 

@@ -27,6 +27,8 @@ class AnswerReport(Value):
     """What the task's filter made of the completion."""
 
     score: float
+    nll: float | None = None
+    """NLL of the target, in nats a token; ``null`` where it was not measured."""
 
 
 class MediumReport(Value):
@@ -104,6 +106,49 @@ class AnchorReport(Value):
     """Whether this is graver than what the baseline gives, and so the task's verdict."""
 
 
+class MeasureReport(Value):
+    """A measure on both sides; ``difference`` is candidate minus baseline."""
+
+    baseline: float
+    candidate: float
+    difference: float
+    lower: float
+    """Ends of the interval of ``difference``, of confidence ``1 - gate.alpha``."""
+
+    upper: float
+    detectable: float
+    p_value: float
+
+
+class NllReport(Value):
+    """How unlikely both sides find a task's expected answers: lower is better."""
+
+    n_samples: int
+    """Samples whose target was scored."""
+
+    n_pairs: int
+    n_clusters: int
+    n_failed_baseline: int
+    n_failed_candidate: int
+    per_token: MeasureReport | None
+    """Mean over the samples of nats a token, the end token included; ``null`` where fewer than 10
+    independent samples were measured on both sides."""
+
+    per_byte: MeasureReport | None
+    """The same in nats a byte of the target."""
+
+    margin: float | None
+    """The acceptable rise in nats a token, where the suite states one."""
+
+    verdict: TaskVerdictName
+    reason: str
+    is_early_warning: bool
+    """Whether it rose beyond chance (over all tasks measured) while the metric did not fall beyond
+    chance."""
+
+    failures: tuple[FailureReport, ...] = ()
+
+
 class TaskReport(Value):
     """One task. Amounts are in the metric's units; ``difference`` is candidate minus baseline."""
 
@@ -169,6 +214,9 @@ class TaskReport(Value):
     """How it stands against the anchor; ``null`` where there is none. All else here is against the
     baseline, but for the verdict and its reason, which are the graver of both."""
 
+    nll: NllReport | None = None
+    """How likely both sides find the expected answers; ``null`` where it was not measured."""
+
     flips: FlipsReport
     failures: tuple[FailureReport, ...]
 
@@ -211,6 +259,12 @@ class SideReport(Value):
     n_reused: int
     """Answers taken from the store."""
 
+    n_scored: int = 0
+    """Expected answers that were sent to be scored."""
+
+    n_likelihoods_reused: int = 0
+    """Those whose likelihood was taken from the store."""
+
 
 class SuiteReport(Value):
     """What was asked."""
@@ -227,6 +281,8 @@ class SuiteReport(Value):
 
     gate: dict[str, Any]
     sampling: dict[str, Any]
+    nll: dict[str, Any] | None = None
+    """Whose likelihood was measured; ``null`` for nobody's."""
 
 
 class EvalReport(Value):
@@ -344,7 +400,7 @@ def _task_report(
             regressed=tuple(_flip(flip) for flip in comparison.regressed),
             improved=tuple(_flip(flip) for flip in comparison.improved),
         ),
-        failures=tuple(_failure(failed) for failed in comparison.failures),
+        failures=tuple(create_failure_report(failed) for failed in comparison.failures),
     )
 
 
@@ -366,7 +422,8 @@ def _media(sample: Sample) -> tuple[MediumReport, ...]:
     )
 
 
-def _failure(failed: FailedSample) -> FailureReport:
+def create_failure_report(failed: FailedSample) -> FailureReport:
+    """Say of a failed sample what a reader needs to find it."""
     return FailureReport(
         sample_id=failed.sample.sample_id,
         side=failed.side,

@@ -83,6 +83,18 @@ class ProgressBars:
         self._failed[side] = 0
         self._bars[side] = self._start().add_task(side, total=n_requests, failed=0)
 
+    def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        """Show a bar for the likelihoods of a side's expected answers."""
+        if not self._console.is_terminal:
+            self._console.print(
+                f"{side}: {n_requests} expected answers to score, {n_reused} likelihoods reused"
+            )
+            return
+        if n_requests == 0:
+            return
+        self._failed[side] = 0
+        self._bars[side] = self._start().add_task(f"{side} NLL", total=n_requests, failed=0)
+
     def answered(self, side: SideName, *, failed: bool) -> None:
         """Move a side's bar by one."""
         if self._progress is None:
