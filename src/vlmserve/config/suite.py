@@ -117,7 +117,7 @@ class SuiteData(StrictModel):
     """What relative paths of media count from, relative to the suite; found by itself when
     unset."""
 
-    format: Literal["openai", "ms-swift", "sharegpt", "alpaca", "llava"] | None = None
+    format: Literal["openai", "ms-swift", "sharegpt", "alpaca", "llava", "vlmevalkit"] | None = None
     """How rows are written; told from their shape when unset."""
 
     system: str | None = None

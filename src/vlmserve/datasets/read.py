@@ -17,6 +17,7 @@ from vlmserve.datasets.messages import read_ms_swift, read_openai
 from vlmserve.datasets.rows import RawRow, read_rows
 from vlmserve.datasets.sample import BadSample, Dataset, Medium, Sample
 from vlmserve.datasets.shape import FORMATS, Format, possible_formats
+from vlmserve.datasets.vlmevalkit import VlmevalkitReader
 from vlmserve.errors import ConfigError
 
 _PROBED_ROWS = 1000
@@ -38,9 +39,9 @@ def load_dataset(
     Parquet file embeds stays there until it is used.
 
     Args:
-        path: A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; a directory of such files, or
-            ``DIRECTORY:SPLIT`` of it; a directory with LLaMA-Factory's ``dataset_info.json``, as
-            ``DIRECTORY:NAME`` where that lists several data sets.
+        path: A ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file; a directory of such
+            files, or ``DIRECTORY:SPLIT`` of it; a directory with LLaMA-Factory's
+            ``dataset_info.json``, as ``DIRECTORY:NAME`` where that lists several data sets.
         media_root: What relative paths of media count from (LLaVA's ``--image_folder``,
             LLaMA-Factory's ``media_dir``, ms-swift's ``ROOT_IMAGE_DIR``). Without it: the data
             file's directory, or where none of the first media lies there, the data set's directory
@@ -56,6 +57,8 @@ def load_dataset(
             format or of several, or all of them are bad.
     """
     location = find_data(path)
+    if format is None and all(file.suffix.lower() == ".tsv" for file in location.files):
+        format = "vlmevalkit"  # noqa: A001 - as above
     root = media_root
     if root is None:
         probed = islice(_read(location, _Detector(format, location.columns), None), limit)
@@ -93,6 +96,7 @@ class _Detector:
         self._columns = columns
         if columns is not None:
             given = "alpaca" if columns.formatting == "alpaca" else "sharegpt"
+        self._tables = VlmevalkitReader()
         if given is not None and given not in FORMATS:
             raise ConfigError(f"{given} is no known format of data; {', '.join(FORMATS)} are")
         self._is_given = given is not None
@@ -133,7 +137,7 @@ class _Detector:
         columns = self._columns
         if columns is not None:
             return lambda row, media: read_llama_factory(row, media, columns)
-        return _READERS[self.format]
+        return self._tables.read if self.format == "vlmevalkit" else _READERS[self.format]
 
 
 def _either(formats: Iterable[Format]) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a data file before anyone says what they mean: JSONL, JSON, CSV and Parquet."""
+"""The rows of a data file before anyone says what they mean: JSONL, JSON, tables and Parquet."""
 
 import ast
 import csv
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from vlmserve.errors import ConfigError
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-"""The files that both ms-swift and LLaMA-Factory take."""
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""The files that both ms-swift and LLaMA-Factory take, and VLMEvalKit's tables."""
 
 _CUT_SHORT = "it ends too early; was the file cut short?"
 _SPACE = (" ", "\n", "\r", "\t")
@@ -178,12 +178,20 @@ def _line(text: str, place: int) -> int:
     return text.count("\n", 0, place) + 1
 
 
+def _read_tsv(path: Path) -> Iterator[RawRow]:
+    return _read_table(path, "\t")
+
+
 def _read_csv(path: Path) -> Iterator[RawRow]:
+    return _read_table(path, ",")
+
+
+def _read_table(path: Path, delimiter: str) -> Iterator[RawRow]:
     # The largest that C holds; conversations are longer than the module's 128 KiB.
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
+            table = csv.DictReader(file, strict=True, delimiter=delimiter)
             for row, cells in enumerate(table, start=1):
                 if None in cells or None in cells.values():
                     raise ConfigError(
@@ -195,7 +203,7 @@ def _read_csv(path: Path) -> Iterator[RawRow]:
         line = path.read_bytes().count(b"\n", 0, error.start) + 1
         raise _not_utf8(path, line, error) from error
     except csv.Error as error:
-        raise ConfigError(f"{path}: not CSV: {error}") from error
+        raise ConfigError(f"{path}: not a table: {error}") from error
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -237,5 +245,6 @@ _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
+    ".tsv": _read_tsv,
     ".parquet": _read_parquet,
 }

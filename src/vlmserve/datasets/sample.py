@@ -163,7 +163,7 @@ class Dataset:
 
     path: Path
     format: str
-    """``openai``, ``ms-swift``, ``sharegpt``, ``alpaca`` or ``llava``."""
+    """``openai``, ``ms-swift``, ``sharegpt``, ``alpaca``, ``llava`` or ``vlmevalkit``."""
 
     rows: tuple[Sample | BadSample, ...] = field(repr=False)
     headers: dict[Hashable, ImageHeader | MediaError] = field(

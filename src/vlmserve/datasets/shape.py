@@ -12,13 +12,14 @@ from vlmserve.datasets.messages import (
     VIDEO_KEYS,
 )
 
-Format = Literal["openai", "ms-swift", "sharegpt", "alpaca", "llava"]
-"""What data sets are written in."""
+Format = Literal["openai", "ms-swift", "sharegpt", "alpaca", "llava", "vlmevalkit"]
+"""What data sets are written in; a table with tabs is of the last."""
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 """In the order in which a format is taken where a row has the shape of several."""
 
 _MEDIA_KEYS = (*IMAGE_KEYS, *VIDEO_KEYS)
+_TABLE_KEYS = frozenset(("index", "question", "answer"))
 _MESSAGES = frozenset[Format](("openai", "ms-swift"))
 _SWIFT = frozenset[Format](("ms-swift",))
 
@@ -36,8 +37,14 @@ def possible_formats(row: Any) -> frozenset[Format]:
         return _of_turns(row, key, row[key])
     if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
         return _of_turns(row, "messages", [*row["prompt"], *row["completion"]])
+    return _of_columns(row)
+
+
+def _of_columns(row: Row) -> frozenset[Format]:
     if "instruction" in row and "output" in row:
         return frozenset(("alpaca",))
+    if row.keys() >= _TABLE_KEYS and ("image_path" in row or "A" in row):
+        return frozenset(("vlmevalkit",))
     if first_present(row, QUERY_KEYS) and first_present(row, RESPONSE_KEYS):
         return _SWIFT
     return frozenset()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MOST_SHOWN = 5
+_LONGEST_KIND = 200
 
 # What the training fills in by the model's own template, from columns that are not read here:
 # ms-swift 4 template/base.py replace_ref, replace_bbox; LLaMA-Factory extras/constants.py
@@ -198,7 +199,10 @@ def _read_fields(dataset: Dataset) -> dict[str, list[str]]:
             if (place := (file, raw.row)) in wanted:
                 # What is longer is no kind of samples, and would be held for nothing.
                 rows[place] = {
-                    key: value for key, value in raw.value.items() if isinstance(value, str | int)
+                    key: value
+                    for key, value in raw.value.items()
+                    if isinstance(value, int)
+                    or (isinstance(value, str) and len(value) <= _LONGEST_KIND)
                 }
     return telling_fields({name: [rows[at].get(name) for at in places] for name in rows[places[0]]})
 

@@ -102,6 +102,12 @@ RED_BLUE: dict[str, dict[str, Any]] = {
         "output": "yes",
         "images": ["images/red.png", "images/blue.png"],
     },
+    "vlmevalkit": {
+        "index": 7,
+        "image_path": ["images/red.png", "images/blue.png"],
+        "question": "Is <image 1> warmer than <image 2>?",
+        "answer": "yes",
+    },
     "llava": {
         "id": "7",
         "image": ["images/red.png", "images/blue.png"],
