@@ -31,6 +31,9 @@ bench: install-dev chromium  ## the benchmarks whose numbers are in benchmarks/R
 docs: install-dev  ## docs/checks.md: what the checks say, and what mutations trip
 	$(BIN)/python -m scripts.render_checks
 
+playground-picture: install-dev chromium  ## docs/playground.png, from a real server in a browser
+	$(BIN)/python scripts/render_playground.py
+
 install:
 	@$(PYTHON) scripts/bootstrap.py cpu
 

@@ -218,6 +218,7 @@ def test_bad_requests_are_refused_as_the_real_call_refuses_them(
         ([text("x")], {"temperature": -1}),
         ([text("x"), *[image(media.png((28, 28), media.RED))] * 9], {}),
         ([text("What is 3 plus 4? " * 50_000)], {}),
+        ([text("x")], {"media_io_kwargs": {"video": {"num_frames": 8}}}),
     ]
     for parts, change in cases:
         body = {"model": TUNED, "messages": [{"role": "user", "content": parts}], **change}
@@ -237,6 +238,19 @@ def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, Any]:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+def test_an_option_that_would_change_nothing_is_named(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, text("x"), extra_body={"media_io_kwargs": {"video": {"num_frames": 8}}})
+    assert caught.value.param == "media_io_kwargs.video.num_frames"
+    assert "use fps, min_frames and max_frames" in caught.value.message
+
+    part = image(media.png((56, 56), media.RED))
+    part["image_url"]["detail"] = "low"
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, text("x"), part)
+    assert caught.value.param == "messages[0].content[1].image_url.detail"
 
 
 def test_media_by_url(client: openai.OpenAI, media_host: MediaHost) -> None:

@@ -84,8 +84,10 @@ def test_ctrl_c_drains_and_exits_0(start_server: StartServer, zoo: Path) -> None
 
     for path in ("/v1/models", "/metrics", "/tokenize", "/invocations", "/version", "/docs"):
         assert status_of(f"{server.url}{path}") == 401
-    for path in ("/health", "/ready"):
+    # The playground's files hold nothing to be guarded, and a browser could not send a key.
+    for path in ("/health", "/ready", "/", "/playground/app.js"):
         assert status_of(f"{server.url}{path}") == 200
+    assert status_of(f"{server.url}/playground/elsewhere") == 401
     client = server.client("secret")
     content: Any = [image(media.png((84, 84), media.RED)), text("Name the color.")]
     completion = client.chat.completions.create(
@@ -109,7 +111,8 @@ def test_ctrl_c_drains_and_exits_0(start_server: StartServer, zoo: Path) -> None
 
 
 def test_dead_engine_exits_5(start_server: StartServer, zoo: Path) -> None:
-    server = start_server(zoo / "base").wait_ready()
+    server = start_server(zoo / "base", "--no-playground").wait_ready()
+    assert status_of(f"{server.url}/") == 404
     (engine,) = [
         child
         for child in psutil.Process(server.process.pid).children(recursive=True)

@@ -60,6 +60,14 @@ def test_the_html_report_s_parts_are_in_it(unpacked: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_playground_s_files_are_in_it(unpacked: Path) -> None:
+    from vlmserve.server.page import _FILES
+
+    folder = unpacked / "vlmserve" / "server" / "playground"
+
+    assert {path.name for path in folder.iterdir()} == {name for name, _ in _FILES.values()}
+
+
 def test_types_and_weights_are_in_it(unpacked: Path) -> None:
     weights = unpacked / "vlmserve" / "demo" / "weights"
 

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", help="TCP port (default: 8000); 0 takes a free one")
     parser.add_argument(
+        "--no-playground", action="store_true", help="serve no page at / to try the models"
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the resolved settings and exit"
     )
     parser.add_argument(
@@ -49,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; exit status 0 then."""
     flags = {"server.host": args.host, "server.port": args.port}
+    if args.no_playground:
+        flags["server.playground"] = False
     config = load_serve_config(
         args, overrides={key: value for key, value in flags.items() if value is not None}
     )
@@ -66,8 +71,7 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
     from vlmserve.checkpoint.provenance import parse_train_env
     from vlmserve.engine.environment import prepare_vllm
     from vlmserve.engine.media_connector import configure
-    from vlmserve.engine.plan import plan_serving, served_formula
-    from vlmserve.engine.prompt_meter import PromptLimits
+    from vlmserve.engine.plan import plan_serving, prompt_limits
     from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
     from vlmserve.server.auth import take_api_key
     from vlmserve.server.run import run_server
@@ -101,10 +105,7 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
                 plan.names,
                 config.server,
                 key=key,
-                limits=PromptLimits(
-                    served_formula(checkpoint, plan.mm_processor_kwargs),
-                    config.media.max_request_visual_tokens,
-                ),
+                limits=prompt_limits(checkpoint, plan, config.media.max_request_visual_tokens),
                 on_ready=stages.end,
             )
             runner.run(serving)

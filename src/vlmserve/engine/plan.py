@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmserve.checkpoint.families.qwen2_vl import QwenVL
 from vlmserve.checkpoint.overlay import create_overlay, find_gaps
 from vlmserve.checkpoint.processor_settings import load_processor_settings
 from vlmserve.checkpoint.serving_limits import training_media_settings, with_processor_kwargs
 from vlmserve.checkpoint.visual_tokens.formula import load_visual_tokens
+from vlmserve.engine.media_options import ignored_video_options
+from vlmserve.engine.prompt_meter import PromptLimits
 from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -132,18 +135,27 @@ def plan_serving(
     )
 
 
-def served_formula(
-    checkpoint: "Checkpoint", mm_processor_kwargs: Mapping[str, Any]
-) -> "VisualTokens | None":
-    """The family's token formula with the settings that are served.
+def prompt_limits(
+    checkpoint: "Checkpoint", plan: ServingPlan, max_visual_tokens: int | None
+) -> PromptLimits:
+    """What is known of a plan's prompts before the engine is loaded.
 
     Args:
         checkpoint: The checkpoint.
-        mm_processor_kwargs: The plan's; they win over the processor's files.
-
-    Returns:
-        The formula, or ``None`` where none is known, or a setting that it needs is broken.
+        plan: How it is served.
+        max_visual_tokens: ``media.max_request_visual_tokens``.
     """
+    return PromptLimits(
+        _served_formula(checkpoint, plan.mm_processor_kwargs),
+        max_visual_tokens,
+        ignored_video_options(samples_by_time=isinstance(checkpoint.family, QwenVL)),
+    )
+
+
+def _served_formula(
+    checkpoint: "Checkpoint", mm_processor_kwargs: Mapping[str, Any]
+) -> "VisualTokens | None":
+    """The family's token formula with the settings that are served, if it is known and whole."""
     try:
         settings = with_processor_kwargs(load_processor_settings(checkpoint), mm_processor_kwargs)
         return load_visual_tokens(checkpoint, settings)

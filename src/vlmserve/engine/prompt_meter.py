@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn
 
 from vlmserve.checkpoint.visual_tokens.base import VisualSize, VisualTokens
 from vlmserve.engine.media_connector import Fields, watched_media
+from vlmserve.engine.media_options import find_ignored_option
 from vlmserve.engine.prompt_budget import MediaPart, PromptBudget
 from vlmserve.media.measured import Measured, NotDecodedError, Undecoded
 from vlmserve.metrics import BUDGET_REFUSALS, PLACEHOLDER_MISMATCHES
@@ -39,6 +40,9 @@ class PromptLimits:
     max_visual_tokens: int | None = None
     """What the images and videos of one request may take, if that is limited."""
 
+    ignored_options: frozenset[str] = frozenset()
+    """Options of the family's video loader that do nothing."""
+
 
 class TokenRules:
     """What prompts of one server are held to.
@@ -52,6 +56,7 @@ class TokenRules:
         self.limit = limit
         self.formula = limits.formula
         self.max_visual_tokens = limits.max_visual_tokens
+        self.ignored_options = limits.ignored_options
         self._believed = set(_KINDS)
 
     def size(self, measured: Measured) -> VisualSize | None:
@@ -106,6 +111,9 @@ class PromptMeter:
 
         self.budget: PromptBudget | None = None
         """What was found, once the prompt is rendered or refused."""
+
+        self.video_frames: list[Any] = []
+        """The decoded frames of each video, ``(n_frames, height, width, 3)``."""
 
     def watch(self, measured: Measured) -> None:
         """Count a medium by its header.
@@ -175,6 +183,7 @@ class PromptMeter:
             _forget(renderer, engine_input)
             self._refuse(budget)
         self.budget = budget
+        self.video_frames = media.video_frames
 
     def _expected(self, renderer: Any, seen: Measured) -> int | None:
         size = self._rules.size(seen)
@@ -224,6 +233,9 @@ class _Media:
         self.is_spared = False
         """Whether one of them was not decoded, so that the prompt must be refused."""
 
+        self.video_frames: list[Any] = []
+        """``(n_frames, height, width, 3)`` each."""
+
         self.measured: dict[_Kind, list[Measured]] = {}
         for kind in _KINDS:
             items = mm_data.get(kind)
@@ -241,6 +253,7 @@ class _Media:
         if not isinstance(content, tuple):
             return None
         frames, about = content
+        self.video_frames.append(frames)
         n_frames, height, width = (int(side) for side in frames.shape[:3])
         indices = about.get("frames_indices")
         return Measured(
@@ -277,6 +290,7 @@ def _meter_chats(renderer_class: Any, rules: TokenRules) -> None:
 
     @functools.wraps(original)
     async def metered(self: Any, request: Any, messages: list[Any], *args: Any, **kw: Any) -> Any:
+        _refuse_ignored(request, messages, rules)
         # Whoever only wants to know the parts has set a meter of their own.
         own = current_meter.get()
         meter = own or PromptMeter(rules)
@@ -291,6 +305,15 @@ def _meter_chats(renderer_class: Any, rules: TokenRules) -> None:
                 BUDGET_REFUSALS.inc()
 
     renderer_class.preprocess_chat = metered
+
+
+def _refuse_ignored(request: Any, messages: list[Any], rules: TokenRules) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    found = find_ignored_option(request, messages, rules.ignored_options)
+    if found is not None:
+        field, instead = found
+        raise VLLMValidationError(f"{field} would change nothing: {instead}", parameter=field)
 
 
 def _check_prompts(renderer_class: Any) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmserve.engine import prompt_meter
 from vlmserve.engine.prompt_meter import TokenRules
-from vlmserve.server import budget, usage_details, validation
+from vlmserve.server import budget, page, usage_details, validation
 from vlmserve.server.admission import Admission, AdmissionGate
 from vlmserve.server.auth import ApiKeyGuard
 from vlmserve.server.errors import ErrorTranslator
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from vlmserve.engine.prompt_meter import PromptLimits
 
 
-async def create_app(
+async def create_app(  # noqa: PLR0913 - what a server is made of; called once
     engine_client: Any,
     args: "Namespace",
     admission: Admission,
     key: str | None,
     limits: "PromptLimits",
+    *,
+    has_page: bool = False,
 ) -> "FastAPI":
     """Build vLLM's app over a running engine and add ours.
 
@@ -33,6 +35,7 @@ async def create_app(
         admission: Shared with whoever decides to stop the server.
         key: The API key that requests must carry; ``None`` leaves the API open.
         limits: What prompts are held to beside the model's context.
+        has_page: Serve the playground at ``/``.
 
     Returns:
         The app; its lifespan is vLLM's.
@@ -53,11 +56,13 @@ async def create_app(
     validation.install(app)
     _add_routes(app, admission)
     budget.add_route(app, rules)
+    if has_page:
+        page.add_page(app)
     # Starlette runs the middleware added last first.
     app.add_middleware(AdmissionGate, admission=admission)
     app.add_middleware(ErrorTranslator)
     if key is not None:
-        app.add_middleware(ApiKeyGuard, key=key)
+        app.add_middleware(ApiKeyGuard, key=key, open_paths=page.PATHS if has_page else frozenset())
     return app
 
 

@@ -58,15 +58,17 @@ class ApiKeyGuard:
     Args:
         app: What it guards.
         key: The key that ``Authorization: Bearer`` must carry, not empty.
+        open_paths: Further addresses that hold nothing to be guarded.
     """
 
-    def __init__(self, app: "ASGIApp", key: str) -> None:
+    def __init__(self, app: "ASGIApp", key: str, open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
+        self._open_paths = _OPEN_ROUTES | open_paths
         self._digest = _digest(key.encode())
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] not in ("http", "websocket") or scope["path"] in _OPEN_ROUTES:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])

@@ -1,12 +1,15 @@
-"""``POST /v1/chat/completions/budget``: what a chat would take of the context, without running it.
+"""``POST /v1/chat/completions/budget``: what a chat takes of the context, without running it.
 
 Takes the body of ``/v1/chat/completions`` and renders it with vLLM 0.32's own renderer, template
-and processor, so that the number is the one of the real call; only the engine is not asked.
+and processor, so that the number is the one of the real call; only the engine is not asked. With
+``?frames=thumbnails``, small pictures of the frames that were sampled from each video come along.
 """
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlmserve.engine.prompt_meter import PromptMeter, TokenRules, current_meter
+from vlmserve.server.thumbnails import frame_thumbnails
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,8 +28,12 @@ def add_route(app: "FastAPI", rules: TokenRules) -> None:
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse
     from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
-    async def budget(request: ChatCompletionRequest) -> JSONResponse:
-        found = await measure(app.state.openai_serving_chat, request, rules)
+    async def budget(
+        request: ChatCompletionRequest, frames: Literal["thumbnails"] | None = None
+    ) -> JSONResponse:
+        found = await measure(
+            app.state.openai_serving_chat, request, rules, with_frames=frames is not None
+        )
         if isinstance(found, ErrorResponse):
             return JSONResponse(found.model_dump(), status_code=found.error.code)
         return JSONResponse(found)
@@ -34,13 +41,16 @@ def add_route(app: "FastAPI", rules: TokenRules) -> None:
     app.post("/v1/chat/completions/budget", dependencies=[Depends(validate_json_request)])(budget)
 
 
-async def measure(serving: Any, request: Any, rules: TokenRules) -> Any:
+async def measure(
+    serving: Any, request: Any, rules: TokenRules, *, with_frames: bool = False
+) -> Any:
     """Render a chat and add up its parts.
 
     Args:
         serving: vLLM's chat handler.
         request: The chat, as vLLM's model of it.
         rules: What prompts are held to.
+        with_frames: Add a small picture of each sampled frame.
 
     Returns:
         The answer's body, or vLLM's error where the real call would be refused for another reason
@@ -68,7 +78,18 @@ async def measure(serving: Any, request: Any, rules: TokenRules) -> Any:
             return rendered
     finally:
         current_meter.reset(token)
-    return _body(serving, request, meter, rules)
+    body = _body(serving, request, meter, rules)
+    if with_frames:
+        await asyncio.to_thread(_add_frames, body["parts"], meter.video_frames)
+    return body
+
+
+def _add_frames(parts: list[dict[str, Any]], videos: list[Any]) -> None:
+    own = [part for part in parts if part["type"] == "video"]
+    # A refused prompt's videos were not decoded.
+    for part, frames in zip(own, videos, strict=False):
+        for position, picture in frame_thumbnails(frames).items():
+            part["sampled_frames"][position]["image"] = picture
 
 
 def _body(serving: Any, request: Any, meter: PromptMeter, rules: TokenRules) -> dict[str, Any]:

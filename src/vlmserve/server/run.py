@@ -80,7 +80,7 @@ async def run_server(  # noqa: PLR0913 - the one way in, called once
     """
     async with _running_engine(args) as client:
         admission = Admission()
-        app = await create_app(client, args, admission, key, limits)
+        app = await create_app(client, args, admission, key, limits, has_page=config.playground)
         await probe_models(app, client.model_config, names)
         # From here on connections are queued, so that "ready" is true when it is read.
         try:
@@ -90,6 +90,8 @@ async def run_server(  # noqa: PLR0913 - the one way in, called once
         on_ready()
         host, port = sock.getsockname()[:2]
         _LOG.info("ready: http://%s:%d/v1 serves %s", host, port, " and ".join(names))
+        if config.playground:
+            _LOG.info("playground: http://%s:%d/", host, port)
         server = _Server(app, client, admission, config.drain_timeout_s)
         await server.serve(sock)
     if server.interrupted:
