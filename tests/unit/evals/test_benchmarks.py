@@ -3,7 +3,6 @@
 The published files themselves cannot be had where these tests run.
 """
 
-import csv
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -318,11 +317,14 @@ def test_files_that_do_not_fit_are_named(root: Path) -> None:
 def _tables() -> dict[str, tuple[str, str]]:
     good = "index\tquestion\tanswer\tcategory\timage\n"
     return {
-        "no base64": (f"{good}1\ta\tb\tc\t{'!' * 80}\n", r"t\.tsv:2: image: no base64"),
-        "a reference to nothing": (f"{good}1\ta\tb\tc\t77\n", r"t\.tsv:2: image: no row has .*77"),
-        "too many cells": (f"{good}1\ta\tb\tc\t\tmore\n", r"t\.tsv:2: has more cells"),
+        "no base64": (f"{good}1\ta\tb\tc\t{'!' * 80}\n", r"t\.tsv: row 1: image: no base64"),
+        "a reference to nothing": (
+            f"{good}1\ta\tb\tc\t77\n",
+            r"t\.tsv: row 1: image: no row has .*77",
+        ),
+        "too many cells": (f"{good}1\ta\tb\tc\t\tmore\n", r"t\.tsv:2: 5 columns are expected"),
         "no rows": (good, r"t\.tsv: has no rows"),
-        "an open quote": (f'{good}1\t"a\tb\n', r"t\.tsv: unexpected end of data"),
+        "an open quote": (f'{good}1\t"a\tb\n', r"t\.tsv: not a table: unexpected end"),
     }
 
 
@@ -331,10 +333,8 @@ def test_broken_tables_are_named(fault: str, root: Path) -> None:
     text, message = _tables()[fault]
     (root / "ocrbench").mkdir()
     (root / "ocrbench/t.tsv").write_text(text)
-    before = csv.field_size_limit()
     with pytest.raises(ConfigError, match=message):
         load("ocrbench")
-    assert csv.field_size_limit() == before
 
 
 def test_a_row_without_its_image_is_refused(root: Path) -> None:

@@ -7,16 +7,15 @@ names: parquet files as on the hub, or VLMEvalKit's table with images in base64.
 import ast
 import base64
 import binascii
-import csv
 import json
 import logging
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmserve.datasets.rows import read_rows
 from vlmserve.errors import ConfigError
 from vlmserve.evals.media_columns import keep_files
 
@@ -153,34 +152,22 @@ def read_table(path: Path) -> Any:
         cell is ``None``.
 
     Raises:
-        ConfigError: A row is too long, or an image is no base64; the message names the line.
+        ConfigError: It is no table, or an image is no base64; the message names the row.
     """
     import datasets
 
-    rows = list(_rows(path))
+    rows = [(number, _filled(row)) for number, row in read_rows(path)]
     if not rows:
         raise ConfigError(f"{path}: has no rows")
     images = {str(row.get("index")): row["image"] for _, row in rows if row.get("image")}
-    for line, row in rows:
+    for number, row in rows:
         if "image" in row:
-            row["image"] = _images(row["image"], images, f"{path}:{line}")
+            row["image"] = _images(row["image"], images, f"{path}: row {number}")
     return datasets.Dataset.from_list([row for _, row in rows])
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Cells hold whole images; the limit is the module's, so it is put back.
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t", strict=True)
-            for row in reader:
-                if None in row:
-                    raise ConfigError(f"{path}:{reader.line_num}: has more cells than the header")
-                yield reader.line_num, {name: cell or None for name, cell in row.items()}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
+def _filled(row: Mapping[str, str]) -> dict[str, Any]:
+    return {name: cell or None for name, cell in row.items()}
 
 
 def _images(cell: str | None, others: Mapping[str, str], where: str) -> list[dict[str, Any]]:
