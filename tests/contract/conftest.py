@@ -1,5 +1,6 @@
 """A small HTTP endpoint with OpenAI's chat API that misbehaves as it is told."""
 
+import contextlib
 import json
 import threading
 import time
@@ -50,6 +51,9 @@ class FakeEndpoint:
     """What ``/models`` gives instead of OpenAI's list of ``models``."""
 
     reply: Callable[[dict[str, Any]], Reply] = lambda _: (200, chat_completion())
+    version: dict[str, Any] | None = None
+    """What ``/version`` gives; an endpoint of OpenAI's has none."""
+
     api_key: str | None = None
     delay_s: float = 0.0
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -59,6 +63,13 @@ class FakeEndpoint:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: int = 0
+
+    def look_up(self, path: str) -> Reply:
+        """What a GET gives."""
+        if path == "/version":
+            return (404, {"detail": "Not Found"}) if self.version is None else (200, self.version)
+        listed = {"object": "list", "data": self.models}
+        return 200, listed if self.model_list is None else self.model_list
 
 
 def _encoded(value: Any) -> bytes:
@@ -72,8 +83,7 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if not self._authorized():
                 return
-            listed = {"object": "list", "data": endpoint.models}
-            self._send(200, listed if endpoint.model_list is None else endpoint.model_list)
+            self._send(*endpoint.look_up(self.path))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -90,7 +100,8 @@ def _handler(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             self._send(status, value)
 
         def _authorized(self) -> bool:
-            if endpoint.api_key in (None, self.headers["authorization"].removeprefix("Bearer ")):
+            sent = self.headers["authorization"] or ""
+            if endpoint.api_key in (None, sent.removeprefix("Bearer ")):
                 return True
             self._send(401, {"error": {"message": "wrong key", "type": "x", "code": "y"}})
             return False
@@ -123,17 +134,31 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-@pytest.fixture
-def endpoint() -> Iterator[FakeEndpoint]:
+@contextlib.contextmanager
+def serve_fake() -> Iterator[FakeEndpoint]:
     fake = FakeEndpoint()
     server = _Server(("127.0.0.1", 0), _handler(fake))
     fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield fake
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[FakeEndpoint]:
+    with serve_fake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def other_endpoint() -> Iterator[FakeEndpoint]:
+    with serve_fake() as fake:
+        yield fake
 
 
 @pytest.fixture
@@ -182,7 +207,7 @@ def two_models(endpoint: FakeEndpoint) -> Any:
     endpoint.wrong = 0  # type: ignore[attr-defined]
 
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
-        number = int(body["messages"][0]["content"][0]["text"].split()[1])
+        number = int(body["messages"][-1]["content"][0]["text"].split()[1])
         fails = body["model"] == "new" and number < endpoint.wrong  # type: ignore[attr-defined]
         return 200, chat_completion("wrong" if fails else "right")
 

@@ -139,7 +139,7 @@ def test_what_training_took_is_nothing_to_endpoints(
     evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate("--train-env", "MAX_PIXELS=1003520") == 2
-    assert "--train-env: both sides are endpoints" in capsys.readouterr().err
+    assert "--train-env: no side is a checkpoint" in capsys.readouterr().err
     assert evaluate("--train-env", "MAX_PIXLES=1") == 2
     assert "unknown variable MAX_PIXLES" in capsys.readouterr().err
     assert not two_models.bodies
@@ -169,7 +169,7 @@ def test_wrong_settings_are_refused_before_anything_is_sent(
     [
         (["URL", "URL#old"], (2, "several models or none are served (old, new)")),
         (["URL#newer", "URL#old"], (2, "no model 'newer'; served are: old, new")),
-        (["URL#new"], (2, "what an endpoint is compared with must be said")),
+        (["URL#new"], (2, "what an endpoint or a run is compared with must be said")),
         (["URL#new", "http://127.0.0.1:9/v1#old"], (5, "no connection")),
         (["URL#new", "/nosuch"], (4, "/nosuch: no such directory")),
     ],
@@ -222,4 +222,4 @@ def test_help_imports_nothing_heavy() -> None:
     )
 
     assert ran.stderr.strip() == "[]"
-    assert "--baseline DIR|URL" in ran.stdout
+    assert "--baseline DIR|RUN|URL" in ran.stdout

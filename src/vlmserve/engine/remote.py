@@ -179,6 +179,19 @@ class RemoteEngine:
         """
         return self._run(requests, self._likelihood)
 
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight at once, at most."""
+        return self._endpoint.concurrency
+
+    def start_generation(self, request: GenerationRequest) -> "Future[GenerationResult]":
+        """Ask one conversation, whatever else is in flight; raises what ``generate`` does."""
+        return self._submit(self._answer(request))
+
+    def start_scoring(self, request: ScoringRequest) -> "Future[ScoringResult]":
+        """Score one answer, whatever else is in flight; raises what ``score`` does."""
+        return self._submit(self._likelihood(request))
+
     def _run(
         self, requests: Iterable[Q], work: Callable[[Q], Coroutine[Any, Any, T]]
     ) -> Iterator[T]:

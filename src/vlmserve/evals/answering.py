@@ -59,9 +59,6 @@ class Side:
     """Dotted names of settings that the checkpoint brings with it, such as the pixel limits of its
     training: what differs in them is no choice of whoever compares."""
 
-    media_policy: Mapping[str, Any] = field(default_factory=dict)
-    """Limits of what media are accepted; they decide what fails and not what is answered."""
-
     @property
     def answerer(self) -> Answerer:
         """What the side's answers are kept under."""

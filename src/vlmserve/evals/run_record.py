@@ -137,5 +137,8 @@ class SideRecord(Value):
 
     started_at: datetime
     finished_at: datetime
+    own_settings: tuple[str, ...] = ()
+    """Dotted names of the settings that came with the checkpoint, such as its training's limits."""
+
     source: str | None = None
     """The files that it was imported from."""

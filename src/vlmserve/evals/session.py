@@ -18,6 +18,7 @@ from vlmserve.evals.nll import NllOutcomes
 from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
 from vlmserve.evals.report.json_report import (
+    DifferenceReport,
     EvalReport,
     SideReport,
     SuiteReport,
@@ -25,6 +26,7 @@ from vlmserve.evals.report.json_report import (
 from vlmserve.evals.run_record import KeptSuite, SideRecord
 from vlmserve.evals.runner import AnswerListener, SilentListener
 from vlmserve.evals.samples import FEWSHOT_SEED, content_digest
+from vlmserve.evals.serving_differences import ServingDifference
 from vlmserve.evals.store import AnswerStore
 from vlmserve.evals.verdict import TaskRun, find_verdict
 
@@ -68,6 +70,8 @@ class Session:
     """Of the order in which samples are asked, where that is random."""
 
     listener: AnswerListener = field(default_factory=SilentListener)
+    differences: Mapping[SideName, Sequence[ServingDifference]] = field(default_factory=dict)
+    """In what the baseline, and the anchor, are served differently from the candidate."""
 
     def evaluate(
         self, baseline: Side, candidate: Side, *, anchor: Side | None = None
@@ -125,6 +129,17 @@ class Session:
             baseline=_side_report(baseline, runs["baseline"]),
             candidate=_side_report(candidate, runs["candidate"]),
             anchor=None if anchor is None else _side_report(anchor, runs["anchor"]),
+            differences=tuple(
+                DifferenceReport(
+                    side=name,
+                    field=each.field,
+                    before=each.before,
+                    candidate=each.after,
+                    reason=each.reason,
+                )
+                for name, found in self.differences.items()
+                for each in found
+            ),
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=found.tasks,
             slices=found.slices,
@@ -210,6 +225,7 @@ def _side_record(
         name=side.name,
         fingerprint=side.fingerprint,
         settings=dict(side.settings),
+        own_settings=tuple(sorted(side.own_settings)),
         suite=KeptSuite(
             name=suite.name,
             digest=report.suite.digest,
@@ -234,15 +250,21 @@ def _side_record(
     )
 
 
+def digest_suite(tasks: Sequence["EvalTask"]) -> str:
+    """Name all samples of a suite's tasks, and how they are asked and scored."""
+    return content_digest(
+        [
+            [task.recipe, [(sample.sample_id, sample.request_digest) for sample in task.samples]]
+            for task in tasks
+        ]
+    )
+
+
 def _suite_report(session: Session) -> SuiteReport:
-    suite, tasks = session.suite, session.tasks
-    asked = [
-        [task.recipe, [(sample.sample_id, sample.request_digest) for sample in task.samples]]
-        for task in tasks
-    ]
+    suite = session.suite
     return SuiteReport(
         name=suite.name,
-        digest=content_digest(asked),
+        digest=digest_suite(session.tasks),
         sequential=session.sequential,
         limit=session.limit,
         gate=suite.gate.model_dump(mode="json"),
@@ -299,5 +321,21 @@ def _run_notes(
         yield f"only the first {limit} samples of each task were asked (--limit)"
     if n > 1:
         yield f"every sample was asked {n} times, and its scores were averaged (--repeat)"
+    for name, found in session.differences.items():
+        yield from _difference_notes(name, found)
     if anchor is not None:
         yield f"anchor: {anchor.name}; every gated task was held against it, too"
+
+
+_MEANT = {
+    "declared": "as declared",
+    "checkpoint": "as the checkpoints bring it",
+    "suite": "as the suite asks",
+}
+
+
+def _difference_notes(name: SideName, found: Sequence[ServingDifference]) -> Iterator[str]:
+    for reason, words in _MEANT.items():
+        texts = [each.text for each in found if each.reason == reason]
+        if texts:
+            yield f"served differently ({name} | candidate), {words}: {'; '.join(texts)}"

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,31 @@ def test_limits_of_a_family_without_such_settings_are_said(
 
     assert plan.mm_processor_kwargs == {}
     assert "NOT applied" in plan.notes[0]
+
+
+def test_adapters_of_one_base_are_served_side_by_side(write: Any, tmp_path: Path) -> None:
+    base = write.model("base")
+    folders = [tmp_path / week / "x" / "checkpoint-100" for week in ("w1", "w2")]
+    for folder in folders:
+        shutil.copytree(write.adapter(base), folder)
+    old, new = map(load_checkpoint, folders)
+    plan = plan_serving(new, config(), tmp_path, beside=[old])
+
+    assert plan.names == ("base", "x-checkpoint-100-2", "x-checkpoint-100")
+    assert plan.candidate_name == "x-checkpoint-100"
+    assert [adapter.path for adapter in plan.adapters] == [old.path, new.path]
+    flags = vllm_flags(plan, config())
+    assert flags[flags.index("--max-loras") + 1] == "3"
+    modules = [json.loads(flag) for flag in flags if flag.startswith("{") and "lora" not in flag]
+    assert [module["name"] for module in modules if "base_model_name" in module] == [
+        "x-checkpoint-100-2",
+        "x-checkpoint-100",
+    ]
+
+
+def test_what_is_no_adapter_cannot_be_served_beside_one(write: Any, tmp_path: Path) -> None:
+    base = load_checkpoint(write.model("base"))
+    adapter = load_checkpoint(write.adapter(base.path))
+
+    with pytest.raises(AdapterMismatchError, match="not an adapter"):
+        plan_serving(adapter, config(), tmp_path, beside=[base])

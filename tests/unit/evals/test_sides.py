@@ -7,19 +7,29 @@ import pytest
 
 from vlmserve.checkpoint.fingerprint import fingerprint
 from vlmserve.checkpoint.provenance import parse_train_env
-from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.checkpoint.source import Checkpoint, load_checkpoint
 from vlmserve.cli.main import main
-from vlmserve.cli.sides import checkpoint_sides
+from vlmserve.cli.sides import Served, checkpoint_sides
 from vlmserve.config.serve import EngineConfig, ServeConfig, ServerConfig
 from vlmserve.engine.scripted import ScriptedEngine
+from vlmserve.evals.answering import Side
 
 CONFIG = ServeConfig()
+
+
+def pair_of_sides(
+    old: Checkpoint, new: Checkpoint, config: ServeConfig, **more: Any
+) -> tuple[Side, Side]:
+    sides = checkpoint_sides(
+        {"baseline": Served(old, config), "candidate": Served(new, config)}, **more
+    )
+    return sides["baseline"], sides["candidate"]
 
 
 def test_an_adapter_and_its_base_share_an_engine(write: Any) -> None:
     base = write.model()
     adapter = load_checkpoint(write.adapter(base))
-    baseline, candidate = checkpoint_sides(load_checkpoint(base), adapter, CONFIG)
+    baseline, candidate = pair_of_sides(load_checkpoint(base), adapter, CONFIG)
     engine = ScriptedEngine(lambda _: "", models=("base", "adapter"))
 
     assert baseline.source is candidate.source
@@ -31,7 +41,7 @@ def test_an_adapter_and_its_base_share_an_engine(write: Any) -> None:
 
 def test_full_checkpoints_have_an_engine_each(write: Any) -> None:
     old, new = (load_checkpoint(write.model(name)) for name in ("old", "new"))
-    baseline, candidate = checkpoint_sides(old, new, CONFIG)
+    baseline, candidate = pair_of_sides(old, new, CONFIG)
     engine = ScriptedEngine(lambda _: "", models=("only",))
 
     assert baseline.source is not candidate.source
@@ -42,7 +52,7 @@ def test_full_checkpoints_have_an_engine_each(write: Any) -> None:
 def test_an_adapter_and_another_model_have_an_engine_each(write: Any) -> None:
     base, other = write.model("base"), write.model("other")
     adapter = load_checkpoint(write.adapter(base))
-    baseline, candidate = checkpoint_sides(load_checkpoint(other), adapter, CONFIG)
+    baseline, candidate = pair_of_sides(load_checkpoint(other), adapter, CONFIG)
 
     assert baseline.source is not candidate.source
     # Beside an adapter other kernels compute, so these answers are other answers.
@@ -59,8 +69,8 @@ def test_an_adapter_and_another_model_have_an_engine_each(write: Any) -> None:
 )
 def test_settings_that_change_answers_change_their_key(write: Any, config: ServeConfig) -> None:
     old, new = (load_checkpoint(write.model(name)) for name in ("old", "new"))
-    _, before = checkpoint_sides(old, new, CONFIG)
-    _, after = checkpoint_sides(old, new, config)
+    _, before = pair_of_sides(old, new, CONFIG)
+    _, after = pair_of_sides(old, new, config)
 
     assert before.answerer.checkpoint == after.answerer.checkpoint
     assert before.answerer != after.answerer
@@ -75,8 +85,8 @@ def test_what_training_took_from_its_environment_changes_both_keys(
         load_checkpoint(old),
         load_checkpoint(write.adapter(old) if adapted else write.model("new")),
     )
-    plain = checkpoint_sides(*pair, CONFIG)
-    limited = checkpoint_sides(*pair, CONFIG, train_env=parse_train_env(["MAX_PIXELS=50176"]))
+    plain = pair_of_sides(*pair, CONFIG)
+    limited = pair_of_sides(*pair, CONFIG, train_env=parse_train_env(["MAX_PIXELS=50176"]))
 
     for before, after in zip(plain, limited, strict=True):
         assert before.answerer != after.answerer
@@ -103,7 +113,7 @@ def test_a_template_file_counts_by_its_content(write: Any, tmp_path: Path) -> No
     keys = set()
     for text in ("{{ messages }}", "{{ messages[0] }}"):
         template.write_text(text)
-        keys.add(checkpoint_sides(old, new, config)[1].answerer)
+        keys.add(pair_of_sides(old, new, config)[1].answerer)
 
     assert len(keys) == 2
 
@@ -127,3 +137,47 @@ def test_a_broken_checkpoint_is_refused_before_tasks_are_loaded(
 
     assert main(["eval", *arguments, "--suite", str(suites.suite("color"))]) == 4
     assert "broken cannot be served" in capsys.readouterr().err
+
+
+def test_an_adapter_is_the_baseline_of_another_and_the_base_is_the_anchor(write: Any) -> None:
+    base = write.model()
+    old = load_checkpoint(write.adapter(base))
+    new = load_checkpoint(write.adapter(base, config={"lora_alpha": 8}))
+    sides = checkpoint_sides(
+        {
+            "candidate": Served(new, CONFIG),
+            "baseline": Served(old, CONFIG),
+            "anchor": Served(load_checkpoint(base), CONFIG),
+        }
+    )
+    engine = ScriptedEngine(lambda _: "", models=("base", "old", "new"))
+
+    assert len({id(side.source) for side in sides.values()}) == 1
+    assert {name: side.model(engine) for name, side in sides.items()} == {
+        "candidate": "new",
+        "baseline": "old",
+        "anchor": "base",
+    }
+    assert len({side.fingerprint for side in sides.values()}) == 3
+    # Last week it was asked beside its base alone: the same room for an adapter, the same answers.
+    _, alone = pair_of_sides(load_checkpoint(base), old, CONFIG)
+    assert alone.answerer == sides["baseline"].answerer
+
+
+def test_adapters_that_want_other_pixels_have_an_engine_each(write: Any) -> None:
+    base = write.model()
+    old, new = (load_checkpoint(write.adapter(base)) for _ in range(2))
+    config = ServeConfig(engine=EngineConfig(mm_processor_kwargs={"max_pixels": 50176}))
+    sides = checkpoint_sides({"candidate": Served(new, config), "baseline": Served(old, CONFIG)})
+
+    assert sides["candidate"].source is not sides["baseline"].source
+
+
+def test_a_base_that_is_judged_shares_the_engine_of_its_adapter(write: Any) -> None:
+    base = write.model()
+    adapter = load_checkpoint(write.adapter(base))
+    baseline, candidate = pair_of_sides(adapter, load_checkpoint(base), CONFIG)
+    engine = ScriptedEngine(lambda _: "", models=("base", "adapter"))
+
+    assert baseline.source is candidate.source
+    assert (baseline.model(engine), candidate.model(engine)) == ("adapter", "base")

@@ -285,6 +285,22 @@ class SuiteReport(Value):
     """Whose likelihood was measured; ``null`` for nobody's."""
 
 
+class DifferenceReport(Value):
+    """A setting that the candidate is not served, or not asked, with as the other side is."""
+
+    side: SideName
+    """The other side: the baseline, or the anchor."""
+
+    field: str
+    """The setting's dotted name in ``SideReport.settings``."""
+
+    before: Any
+    candidate: Any
+    reason: Literal["declared", "checkpoint", "suite"]
+    """Who meant it: a configuration of one side, the checkpoint that brings it along, or the suite
+    that asks its sides differently."""
+
+
 class EvalReport(Value):
     """One evaluation of a candidate against a baseline."""
 
@@ -300,6 +316,9 @@ class EvalReport(Value):
     candidate: SideReport
     anchor: SideReport | None = None
     """The fixed point that the candidate was held against as well."""
+
+    differences: tuple[DifferenceReport, ...] = ()
+    """How the sides are served and asked differently, all of it meant."""
 
     versions: dict[str, str]
     """Of vlmserve and of what scored the answers."""
