@@ -9,12 +9,17 @@ The tree, with the exit status a command ends with and the HTTP status a route a
       EngineError                5  500   the engine or endpoint failed while running
         EngineUnavailableError   5  503   it is loading, overloaded or gone
         ScoringUnsupportedError  5    -   it cannot tell how likely a given answer is
+          OverloadedError        5  429   more requests wait than the server takes
+          DeadlineError          5  503   the request's turn would not come in its time
+          RequestTimeoutError    5  504   the request was computed longer than its time
       RequestError               2  400   one request is wrong
         UnsupportedParameterError    400  a known parameter that this server does not honour
         ContextLengthError           400  prompt and media exceed max_model_len
         MediaError                   400  an image or a video cannot be read or is over a limit
         ModelNotFoundError           404  no such model or adapter is served
         AuthenticationError          401  the API key is missing or wrong
+        BodyTooLargeError            413  the body is larger than the server reads
+        SlowRequestError             408  the body did not arrive in time
 
 A regression is not an error: it is a verdict (see vlmserve.evals.gate), with exit status 1.
 """
@@ -25,15 +30,20 @@ from typing import ClassVar
 __all__ = [
     "AdapterMismatchError",
     "AuthenticationError",
+    "BodyTooLargeError",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "DeadlineError",
     "EngineError",
     "EngineUnavailableError",
     "MediaError",
     "ModelNotFoundError",
+    "OverloadedError",
     "RequestError",
+    "RequestTimeoutError",
     "ScoringUnsupportedError",
+    "SlowRequestError",
     "UnsupportedParameterError",
     "VlmserveError",
 ]
@@ -88,6 +98,38 @@ class EngineUnavailableError(EngineError):
 
 class ScoringUnsupportedError(EngineError):
     """The endpoint cannot tell how likely a given answer is; it may answer all the same."""
+
+
+class OverloadedError(EngineUnavailableError):
+    """More requests wait than the server takes.
+
+    Args:
+        message: One sentence for the caller.
+        retry_after_s: Whole seconds after which to try again.
+    """
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "rate_limit_error"
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(OverloadedError):
+    """The request's turn would not come, or did not come, within its time."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+    code = "deadline_unmeetable"
+
+
+class RequestTimeoutError(EngineUnavailableError):
+    """The request was computed for longer than its time; it was given up in the engine, too."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "request_timeout"
 
 
 class RequestError(VlmserveError):
@@ -149,3 +191,17 @@ class AuthenticationError(RequestError):
     status = HTTPStatus.UNAUTHORIZED
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class BodyTooLargeError(RequestError):
+    """The body is larger than the server reads."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "body_too_large"
+
+
+class SlowRequestError(RequestError):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "body_timeout"

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmserve.checkpoint.adapter import CONFIG_NAME
+from vlmserve.checkpoint.digest_cache import DigestCache
 from vlmserve.checkpoint.overlay import borrowed_files
 from vlmserve.checkpoint.source import Checkpoint
-from vlmserve.errors import CheckpointError
 
 # Weights in any format, and the small files that vLLM and transformers read. A trainer's leftovers
 # and READMEs are not among them.
@@ -33,7 +33,7 @@ _PATTERNS = (
 _NOT_A_MODEL = ("optimizer", "zero_to_fp32")
 
 
-def fingerprint(checkpoint: Checkpoint) -> str:
+def fingerprint(checkpoint: Checkpoint, digests: DigestCache | None = None) -> str:
     """Digest what decides a checkpoint's answers.
 
     That is the content of weights, configuration, tokenizer, chat template and processor, with the
@@ -42,6 +42,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
     Every byte is read: about a second for each gigabyte or two.
 
+    Args:
+        checkpoint: What is digested.
+        digests: Recalls digests of files that have not changed; by default all are read.
+
     Returns:
         ``sha256:`` and 64 hexadecimal digits.
 
@@ -49,20 +53,17 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         CheckpointError: A file cannot be read.
     """
     digest = hashlib.sha256()
+    cache = DigestCache(None) if digests is None else digests
     for name, content in _content(checkpoint):
         # Fixed-length digests and a newline, which no name here has, keep entries apart.
-        digest.update(f"{name} {_sha256(content)}\n".encode())
+        digest.update(f"{name} {_sha256(content, cache)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def _sha256(content: Path | str) -> str:
+def _sha256(content: Path | str, digests: DigestCache) -> str:
     if isinstance(content, str):
         return hashlib.sha256(content.encode()).hexdigest()
-    try:
-        with content.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{content}: {error.strerror or error}") from error
+    return digests.sha256(content)
 
 
 def _content(checkpoint: Checkpoint) -> Iterator[tuple[str, Path | str]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
     from vlmserve.config.serve import ServeConfig
+    from vlmserve.doctor.report import DoctorReport
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def require_sound(
     *,
     serve: "ServeConfig",
     train_env: "VisionLimits | None" = None,
-) -> None:
+) -> "DoctorReport":
     """Run the fast checks, log warnings, and refuse to go on at a blocking finding.
 
     Args:
@@ -149,6 +150,9 @@ def require_sound(
         allowed: Ids of findings that the user accepts.
         serve: How it will be served.
         train_env: What the training framework took from its environment.
+
+    Returns:
+        What they said.
 
     Raises:
         ConfigError: An allowed id is not one of a finding.
@@ -167,7 +171,7 @@ def require_sound(
         _LOG.warning("warning [%s] %s: %s", finding.id, finding.title, finding.consequence)
     blocking = [finding for finding in report.blocking if finding.id not in allowed]
     if not blocking:
-        return
+        return report
     lines = [f"{checkpoint.path} cannot be served"]
     for finding in blocking:
         lines.append(f"[{finding.id}] {finding.title}: {finding.consequence}")

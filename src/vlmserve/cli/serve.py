@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-playground", action="store_true", help="serve no page at / to try the models"
     )
     parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="API keys, one a line: name:key or name:sha256:DIGEST; read again when it changes",
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the resolved settings and exit"
     )
     parser.add_argument(
@@ -51,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; exit status 0 then."""
-    flags = {"server.host": args.host, "server.port": args.port}
+    flags = {
+        "server.host": args.host,
+        "server.port": args.port,
+        "server.api_key_file": args.api_key_file,
+    }
     if args.no_playground:
         flags["server.playground"] = False
     config = load_serve_config(
@@ -62,25 +72,38 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from vlmserve.server.run import bind
 
-    with bind(config.server.host, config.server.port) as sock:
-        _serve(args, config, sock)
+    with contextlib.ExitStack() as sockets:
+        sock = sockets.enter_context(bind(config.server.host, config.server.port))
+        metrics_port = config.server.metrics_port
+        metrics_sock = None
+        if metrics_port is not None:
+            metrics_sock = sockets.enter_context(bind(config.server.host, metrics_port))
+        _serve(args, config, sock, metrics_sock)
     return 0
 
 
-def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket") -> None:
+def _serve(
+    args: argparse.Namespace,
+    config: "ServeConfig",
+    sock: "socket.socket",
+    metrics_sock: "socket.socket | None",
+) -> None:
     from vlmserve.checkpoint.provenance import parse_train_env
     from vlmserve.engine.environment import prepare_vllm
     from vlmserve.engine.media_connector import configure
     from vlmserve.engine.plan import plan_serving, prompt_limits
     from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
-    from vlmserve.server.auth import take_api_key
+    from vlmserve.server.app import Service
+    from vlmserve.server.auth import take_keys
+    from vlmserve.server.identity import Identity, served_models
     from vlmserve.server.run import run_server
 
     train_env = parse_train_env(args.train_env)
-    key = take_api_key(config.server)
-    if key is None and config.server.host not in _LOOPBACK:
+    keys = take_keys(config.server)
+    if not keys.api and config.server.host not in _LOOPBACK:
         _LOG.warning(
-            "warning: %s is open to whoever reaches it; set %s to ask for a key",
+            "warning: %s is open to whoever reaches it; set %s or give --api-key-file to ask for "
+            "a key",
             config.server.host,
             config.server.api_key_env,
         )
@@ -88,7 +111,7 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
     with Stages() as stages, tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
         stages.begin("checking the checkpoint")
         checkpoint = open_checkpoint(args)
-        require_sound(checkpoint, args.allow, serve=config, train_env=train_env)
+        report = require_sound(checkpoint, args.allow, serve=config, train_env=train_env)
         plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env)
         for note in plan.notes:
             _LOG.info(note)
@@ -98,14 +121,14 @@ def _serve(args: argparse.Namespace, config: "ServeConfig", sock: "socket.socket
         stages.begin("starting the engine")
         import uvloop
 
+        service = Service(
+            config,
+            keys,
+            Identity(served_models(checkpoint, plan), report),
+            prompt_limits(checkpoint, plan, config.media.max_request_visual_tokens),
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             serving = run_server(
-                vllm_args,
-                sock,
-                plan.names,
-                config.server,
-                key=key,
-                limits=prompt_limits(checkpoint, plan, config.media.max_request_visual_tokens),
-                on_ready=stages.end,
+                vllm_args, sock, service, on_ready=stages.end, metrics_sock=metrics_sock
             )
             runner.run(serving)

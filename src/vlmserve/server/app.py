@@ -1,13 +1,22 @@
 """Puts vlmserve's routes and guards around vLLM 0.32's own OpenAI app."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import prompt_meter
-from vlmserve.engine.prompt_meter import TokenRules
+from vlmserve.engine.prompt_meter import PromptLimits, TokenRules
 from vlmserve.server import budget, page, usage_details, validation
-from vlmserve.server.admission import Admission, AdmissionGate
-from vlmserve.server.auth import ApiKeyGuard
+from vlmserve.server.admission import Admission
+from vlmserve.server.auth import KeyGuard, Keys
+from vlmserve.server.control_tokens import ControlTokenGuard, special_tokens
 from vlmserve.server.errors import ErrorTranslator
+from vlmserve.server.gate import AdmissionGate, TurnGate
+from vlmserve.server.identity import Identity
+from vlmserve.server.request_log import RequestLog
+from vlmserve.server.request_reader import RequestReader
+from vlmserve.server.routes import add_probe_routes
+from vlmserve.server.security_headers import SecurityHeaders
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -15,17 +24,25 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-    from vlmserve.engine.prompt_meter import PromptLimits
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is served to whom."""
+
+    config: ServeConfig
+    keys: Keys
+    identity: Identity
+    limits: PromptLimits
+    """What prompts are held to beside the model's context."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The served names."""
+        return tuple(self.identity.models)
 
 
-async def create_app(  # noqa: PLR0913 - what a server is made of; called once
-    engine_client: Any,
-    args: "Namespace",
-    admission: Admission,
-    key: str | None,
-    limits: "PromptLimits",
-    *,
-    has_page: bool = False,
+async def create_app(
+    engine_client: Any, args: "Namespace", admission: Admission, service: Service
 ) -> "FastAPI":
     """Build vLLM's app over a running engine and add ours.
 
@@ -33,9 +50,7 @@ async def create_app(  # noqa: PLR0913 - what a server is made of; called once
         engine_client: vLLM's asynchronous engine, loaded.
         args: vLLM's own arguments.
         admission: Shared with whoever decides to stop the server.
-        key: The API key that requests must carry; ``None`` leaves the API open.
-        limits: What prompts are held to beside the model's context.
-        has_page: Serve the playground at ``/``.
+        service: What is served to whom.
 
     Returns:
         The app; its lifespan is vLLM's.
@@ -49,25 +64,62 @@ async def create_app(  # noqa: PLR0913 - what a server is made of; called once
     tasks = await engine_client.get_supported_tasks()
     app: FastAPI = vllm_app.build_app(args, tasks, engine_client.model_config)
     await init_app_state(engine_client, app.state, args, tasks)
-    rules = TokenRules(engine_client.model_config.max_model_len, limits)
+    rules = TokenRules(engine_client.model_config.max_model_len, service.limits)
     prompt_meter.install(rules)
     usage_details.install()
     _hide_paths(app)
     validation.install(app)
-    _add_routes(app, admission)
+    add_probe_routes(app, admission, service.identity)
     budget.add_route(app, rules)
-    if has_page:
+    if service.config.server.playground:
         page.add_page(app)
-    # Starlette runs the middleware added last first.
-    app.add_middleware(AdmissionGate, admission=admission)
-    app.add_middleware(ErrorTranslator)
-    if key is not None:
-        app.add_middleware(ApiKeyGuard, key=key, open_paths=page.PATHS if has_page else frozenset())
+    if service.config.server.metrics_port is not None:
+        _take_metrics_away(app)
+    _add_guards(app, admission, service, special_tokens(engine_client.get_tokenizer()))
     return app
+
+
+def _add_guards(
+    app: "FastAPI", admission: Admission, service: Service, tokens: tuple[str, ...]
+) -> None:
+    """Add the guards from the inside out: Starlette runs the one added last first."""
+    from starlette.middleware.cors import CORSMiddleware
+
+    config, server = service.config, service.config.server
+    # vLLM lets every page read its answers; and inside our guards, so that refusals cannot be read.
+    cors: Any = CORSMiddleware
+    app.user_middleware = [entry for entry in app.user_middleware if entry.cls is not cors]
+    app.add_middleware(ErrorTranslator)
+    if server.control_tokens != "allow":
+        app.add_middleware(ControlTokenGuard, tokens=tokens, policy=server.control_tokens)
+    app.add_middleware(TurnGate, admission=admission, timeout_s=server.request_timeout_s)
+    app.add_middleware(RequestReader, config=server, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(AdmissionGate, admission=admission)
+    open_paths = page.PATHS if server.playground else frozenset()
+    app.add_middleware(KeyGuard, keys=service.keys, open_paths=open_paths)
+    if server.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(server.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestLog, enabled=server.access_log)
 
 
 def _unchanged(app: "ASGIApp") -> "ASGIApp":
     return app
+
+
+def _take_metrics_away(app: "FastAPI") -> None:
+    """Leave ``/metrics`` to the port that it has of its own."""
+    app.router.routes = [
+        route
+        for route in app.router.routes
+        if not str(getattr(route, "path", "")).startswith("/metrics")
+    ]
 
 
 def _hide_paths(app: "FastAPI") -> None:
@@ -82,14 +134,3 @@ def _hide_paths(app: "FastAPI") -> None:
         return listed
 
     models.show_available_models = show_without_paths
-
-
-def _add_routes(app: "FastAPI", admission: Admission) -> None:
-    from fastapi.responses import JSONResponse
-
-    @app.get("/ready", include_in_schema=False)
-    async def ready() -> JSONResponse:
-        """200 while requests are taken. The server listens only after its models were probed."""
-        if admission.is_open:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "draining"}, status_code=503)

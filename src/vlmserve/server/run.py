@@ -10,12 +10,14 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.errors import EngineError
+from vlmserve.errors import ConfigError, EngineError
 from vlmserve.server.admission import Admission
-from vlmserve.server.app import create_app
+from vlmserve.server.app import Service, create_app
+from vlmserve.server.auth import KeyRing
+from vlmserve.server.metrics_server import serve_metrics
 from vlmserve.server.readiness import probe_models
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from vlmserve.config.serve import ServerConfig
-    from vlmserve.engine.prompt_meter import PromptLimits
 
 _LOG = logging.getLogger(__name__)
 
 _WATCHDOG_PERIOD_S = 1.0
+_KEY_FILE_PERIOD_S = 2.0
+_LAST_ANSWERS_S = 5.0
+"""Seconds that requests are given to be told that the engine has died."""
+
 _KEEP_ALIVE_S = 5
 _BACKLOG = 2048
 
@@ -52,48 +57,45 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def run_server(  # noqa: PLR0913 - the one way in, called once
+async def run_server(
     args: "Namespace",
     sock: socket.socket,
-    names: Sequence[str],
-    config: "ServerConfig",
+    service: Service,
     *,
-    key: str | None,
-    limits: "PromptLimits",
     on_ready: Callable[[], None],
+    metrics_sock: socket.socket | None = None,
 ) -> None:
     """Load the model, serve until told to stop, and drain.
 
     Args:
         args: vLLM's own arguments.
         sock: The socket from ``bind``.
-        names: The served names, each of which is probed before the server listens.
-        config: The HTTP server's settings.
-        key: The API key that requests must carry, if any.
-        limits: What prompts are held to beside the model's context.
+        service: What is served to whom; each served name is probed before the server listens.
         on_ready: Called when the models have answered and the server is about to listen.
+        metrics_sock: Another one, for ``/metrics`` alone.
 
     Raises:
         CheckpointError: A model's answers are not finite.
         EngineError: The engine did not start, or died while serving.
         KeyboardInterrupt: A second signal cut the drain short.
     """
+    config = service.config.server
     async with _running_engine(args) as client:
-        admission = Admission()
-        app = await create_app(client, args, admission, key, limits, has_page=config.playground)
-        await probe_models(app, client.model_config, names)
+        admission = Admission(_max_running(client, config), config.max_queued_requests)
+        app = await create_app(client, args, admission, service)
+        await probe_models(app, client.model_config, service.names)
         # From here on connections are queued, so that "ready" is true when it is read.
-        try:
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            raise EngineError(f"cannot listen: {error.strerror}") from error
+        _listen(sock)
         on_ready()
-        host, port = sock.getsockname()[:2]
-        _LOG.info("ready: http://%s:%d/v1 serves %s", host, port, " and ".join(names))
-        if config.playground:
-            _LOG.info("playground: http://%s:%d/", host, port)
-        server = _Server(app, client, admission, config.drain_timeout_s)
-        await server.serve(sock)
+        _LOG.info("ready: %s/v1 serves %s", _url(sock), " and ".join(service.names))
+        beside = [service.identity.take_fingerprints(), _follow_key_file(service.keys.api)]
+        if metrics_sock is not None:
+            _listen(metrics_sock)
+            _LOG.info("metrics: %s/metrics", _url(metrics_sock))
+            beside.append(serve_metrics(metrics_sock, service.keys, config))
+        server = _Server(app, client, admission, config)
+        async with _running_beside(beside):
+            await server.serve(sock)
     if server.interrupted:
         raise KeyboardInterrupt
     if server.engine_died:
@@ -101,6 +103,61 @@ async def run_server(  # noqa: PLR0913 - the one way in, called once
             "the engine died; requests that were running were answered with an error",
             hint="its own message is above; start the server again",
         )
+
+
+@contextlib.asynccontextmanager
+async def _running_beside(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run jobs until the block ends; one that fails is told, and the server goes on."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    for task in tasks:
+        task.add_done_callback(_tell_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _LOG.error("a job beside the server failed", exc_info=error)
+
+
+def _max_running(client: Any, config: "ServerConfig") -> int:
+    """As many as the engine computes at once: in vLLM's own queue nothing has a deadline."""
+    engine: int = client.vllm_config.scheduler_config.max_num_seqs
+    return engine if config.max_running is None else config.max_running
+
+
+def _listen(sock: socket.socket) -> None:
+    try:
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise EngineError(f"cannot listen: {error.strerror}") from error
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _follow_key_file(ring: KeyRing) -> None:
+    """Read the key file again when it changes, or at SIGHUP."""
+    hang_up = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up.set)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hang_up.wait(), _KEY_FILE_PERIOD_S)
+        if not hang_up.is_set() and not ring.has_changed():
+            continue
+        hang_up.clear()
+        try:
+            ring.reload()
+        except ConfigError as error:
+            _LOG.error("the keys stay as they were: %s", error.message)
+        else:
+            _LOG.info("API keys read again: %d", len(ring))
 
 
 @contextlib.asynccontextmanager
@@ -120,20 +177,31 @@ class _Server:
     """Listens until a signal comes or the engine dies."""
 
     def __init__(
-        self, app: "FastAPI", client: Any, admission: Admission, drain_timeout_s: float
+        self, app: "FastAPI", client: Any, admission: Admission, config: "ServerConfig"
     ) -> None:
         import uvicorn
         from vllm.entrypoints.launchers.launcher import NoSignalServer
 
+        from vlmserve.server.connection import guarded_protocol
+
         settings = uvicorn.Config(
-            app, access_log=False, log_level="warning", timeout_keep_alive=_KEEP_ALIVE_S
+            app,
+            http=guarded_protocol(config),
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            server_header=False,
+            proxy_headers=bool(config.trusted_proxies),
+            forwarded_allow_ips=list(config.trusted_proxies),
+            root_path=config.root_path,
         )
         self._uvicorn = NoSignalServer(settings)
         # vLLM's error handlers ask this server to exit when they see a dead engine.
         app.state.server = self._uvicorn
         self._client = client
         self._admission = admission
-        self._drain_timeout_s = drain_timeout_s
+        self._drain_timeout_s = config.drain_timeout_s
         self._stopping = asyncio.Event()
         self.engine_died = False
         """Whether the engine ended the service rather than a signal."""
@@ -167,10 +235,10 @@ class _Server:
     async def _drain(self) -> None:
         await self._stopping.wait()
         self._admission.close()
-        n_running = self._admission.n_running
-        _LOG.info("draining: %d requests running, %g s at most", n_running, self._drain_timeout_s)
+        n_present = self._admission.n_present
+        _LOG.info("draining: %d requests running, %g s at most", n_present, self._drain_timeout_s)
         if not await self._admission.drained(self._drain_timeout_s):
-            _LOG.warning("%d requests did not finish in time", self._admission.n_running)
+            _LOG.warning("%d requests did not finish in time", self._admission.n_present)
             self._uvicorn.force_exit = True
         self._uvicorn.should_exit = True
 
@@ -179,4 +247,7 @@ class _Server:
             await asyncio.sleep(_WATCHDOG_PERIOD_S)
         if not self._stopping.is_set():
             _LOG.error("the engine died")
+            self._admission.abandon("the engine is gone; try again later")
             self._uvicorn.should_exit = True
+            if not await self._admission.drained(_LAST_ANSWERS_S):
+                self._uvicorn.force_exit = True
