@@ -18,6 +18,7 @@ The tree, with the exit status a command ends with and the HTTP status a route a
         MediaError                   400  an image or a video cannot be read or is over a limit
         ModelNotFoundError           404  no such model or adapter is served
         AuthenticationError          401  the API key is missing or wrong
+        ConflictError                409  it contradicts what is loaded or named already
         BodyTooLargeError            413  the body is larger than the server reads
         SlowRequestError             408  the body did not arrive in time
 
@@ -33,6 +34,7 @@ __all__ = [
     "BodyTooLargeError",
     "CheckpointError",
     "ConfigError",
+    "ConflictError",
     "ContextLengthError",
     "DeadlineError",
     "EngineError",
@@ -191,6 +193,13 @@ class AuthenticationError(RequestError):
     status = HTTPStatus.UNAUTHORIZED
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class ConflictError(RequestError):
+    """The request contradicts what is loaded or named already."""
+
+    status = HTTPStatus.CONFLICT
+    code = "conflict"
 
 
 class BodyTooLargeError(RequestError):

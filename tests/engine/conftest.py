@@ -1,6 +1,7 @@
 """Real vLLM on the CPU: one server for the session, and a way to start those that a test ends."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -63,6 +65,8 @@ class Server:
             return self.process.wait()
 
 
+ADMIN_KEY = "admin-secret"
+
 StartServer = Callable[..., Server]
 
 
@@ -84,6 +88,26 @@ def start(log: Path, root: Path, checkpoint: Path, *arguments: str, **environmen
     return Server(process, log)
 
 
+def write_adapters(root: Path, zoo: Path) -> None:
+    """Adapters that may be rolled out on the shared server, and some that should not."""
+    from safetensors.numpy import load_file, save_file
+
+    def change(name: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        copy = shutil.copytree(zoo / "good-lora", root / name)
+        weights = copy / "adapter_model.safetensors"
+        save_file(edit(load_file(weights)), weights, metadata={"format": "pt"})
+
+    change("good-lora-v2", lambda weights: {n: w * 1.01 for n, w in weights.items()})
+    change("good-lora-v3", lambda weights: {n: w * 1.02 for n, w in weights.items()})
+    change(
+        "misnamed",
+        lambda weights: {n.replace("layers", "blocks"): w for n, w in weights.items()},
+    )
+    change("nan", lambda weights: {n: w * float("nan") for n, w in weights.items()})
+    (root / "empty").mkdir()
+    (root / "link").symlink_to(zoo / "good-lora")
+
+
 @pytest.fixture(scope="session")
 def media_host() -> Iterator[MediaHost]:
     """A web server on 127.0.0.1, the one address that the shared server may fetch from."""
@@ -100,8 +124,10 @@ def server(
     (directory / "media").mkdir()
     (directory / "media" / "red.png").write_bytes(media.png((84, 84), media.RED))
     (directory / "model.py").write_text(f"open({str(directory / 'executed')!r}, 'w')")
+    write_adapters(directory / "adapters", zoo)
     running = start(
         directory / "log", root, zoo / "good-lora",
+        "--set", f"server.adapter_root={directory / 'adapters'}",
         "--set", f"media.allowed_hosts=['*:{media_host.port}']",
         "--set", "media.allowed_networks=[127.0.0.1/32]",
         "--set", "media.fetch_idle_timeout_s=1",
@@ -114,6 +140,7 @@ def server(
         "--", "--structured-outputs-config",
         '{"backend": "xgrammar", "disable_any_whitespace": true}',
         SAGEMAKER_MODEL_PATH=str(directory),
+        VLMSERVE_ADMIN_KEY=ADMIN_KEY,
     )  # fmt: skip
     try:
         yield running.wait_ready()

@@ -8,42 +8,32 @@ import re
 import signal
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import openai
 import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.engine import media
 from tests.engine.conftest import Server, StartServer
-from tests.engine.media import image, text
 
 
-def status_of(url: str, key: str | None = None) -> int:
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def wait_until_running(server: Server, key: str = "none") -> None:
-    """Wait until the engine computes a request."""
-    headers = {"authorization": f"Bearer {key}"}
-    request = urllib.request.Request(f"{server.url}/metrics", headers=headers)
+def wait_until_shown(server: Server, pattern: bytes) -> None:
+    """Wait until a line of the metrics matches."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        with urllib.request.urlopen(request) as response:
-            if re.search(rb"^vllm:num_requests_running\{.*\} 1\.0$", response.read(), re.MULTILINE):
+        with urllib.request.urlopen(f"{server.url}/metrics") as response:
+            if re.search(pattern, response.read(), re.MULTILINE):
                 return
         time.sleep(0.05)
-    pytest.fail("no request is running")
+    pytest.fail(f"no metric is {pattern!r}")
+
+
+def wait_until_running(server: Server, n_requests: int) -> None:
+    """Wait until the engine computes as many requests."""
+    wait_until_shown(server, rb"^vllm:num_requests_running\{.*\} %d\.0$" % n_requests)
 
 
 def in_background(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
@@ -60,8 +50,8 @@ def in_background(work: Callable[[], object]) -> tuple[threading.Thread, list[ob
     return thread, results
 
 
-def long_answer(server: Server, model: str, key: str = "none") -> int | None:
-    completion = server.client(key).chat.completions.create(
+def long_answer(server: Server, model: str) -> int | None:
+    completion = server.client().chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "What is 3 plus 4?"}],
         max_tokens=1900,
@@ -70,64 +60,46 @@ def long_answer(server: Server, model: str, key: str = "none") -> int | None:
     return completion.usage.completion_tokens if completion.usage else None
 
 
-def test_ctrl_c_drains_and_exits_0(start_server: StartServer, zoo: Path) -> None:
-    """Also: a checkpoint without a processor borrows its base's, and a key guards every route.
-
-    The signal goes to the whole process group, the engine's process included, as a terminal sends
-    it. SIGTERM takes the same way in the server and reaches no other process.
-    """
-    server = start_server(
-        zoo / "no-processor", "--base-model", str(zoo / "base"), VLMSERVE_API_KEY="secret"
-    ).wait_ready()
-    assert "borrowed" in server.output
-    assert not (zoo / "no-processor" / "processor_config.json").exists()
-
-    for path in ("/v1/models", "/metrics", "/tokenize", "/invocations", "/version", "/docs"):
-        assert status_of(f"{server.url}{path}") == 401
-    # The playground's files hold nothing to be guarded, and a browser could not send a key.
-    for path in ("/health", "/ready", "/", "/playground/app.js"):
-        assert status_of(f"{server.url}{path}") == 200
-    assert status_of(f"{server.url}/playground/elsewhere") == 401
-    client = server.client("secret")
-    content: Any = [image(media.png((84, 84), media.RED)), text("Name the color.")]
-    completion = client.chat.completions.create(
-        model="no-processor",
-        messages=[{"role": "user", "content": content}],
-        temperature=0,
+def long_stream(server: Server, model: str) -> int:
+    stream = server.client().chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "What is 3 plus 4?"}],
+        max_tokens=1900,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
-    assert completion.choices[0].message.content == "red"
-
-    thread, results = in_background(lambda: long_answer(server, "no-processor", "secret"))
-    wait_until_running(server, "secret")
-    os.killpg(server.process.pid, signal.SIGINT)
-    time.sleep(0.3)
-
-    assert status_of(f"{server.url}/ready") == 503
-    assert status_of(f"{server.url}/v1/models", "secret") == 503
-    thread.join(60)
-    assert results == [1900]
-    assert server.process.wait(60) == 0
-    assert "Traceback" not in server.output
+    return sum(1 for _ in stream)
 
 
-def test_dead_engine_exits_5(start_server: StartServer, zoo: Path) -> None:
-    server = start_server(zoo / "base", "--no-playground").wait_ready()
-    assert status_of(f"{server.url}/") == 404
+def test_dead_engine_answers_what_it_held_and_exits_5(start_server: StartServer, zoo: Path) -> None:
+    """Under load: two that run, one of them a stream, one that waits, and one that comes later."""
+    server = start_server(zoo / "base", "--set", "server.max_running=2").wait_ready()
     (engine,) = [
         child
         for child in psutil.Process(server.process.pid).children(recursive=True)
         if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
     ]
-    thread, results = in_background(lambda: long_answer(server, "base"))
-    wait_until_running(server)
+    whole = in_background(lambda: long_answer(server, "base"))
+    streamed = in_background(lambda: long_stream(server, "base"))
+    wait_until_running(server, 2)
+    waiting = in_background(lambda: long_answer(server, "base"))
+    wait_until_shown(server, rb"^vlmserve_queued_requests 1\.0$")
 
     os.kill(engine.pid, signal.SIGKILL)
 
-    thread.join(60)
-    (failure,) = results
-    assert isinstance(failure, openai.APIError)
+    for thread, results in (whole, streamed, waiting):
+        thread.join(60)
+        (failure,) = results
+        assert isinstance(failure, openai.APIError), failure
+        assert "the engine is gone; try again later" in str(failure)
+        assert isinstance(failure.body, dict)
+        assert failure.body["type"] == "server_error"
+    for _, (failure,) in (whole, waiting):
+        assert isinstance(failure, openai.InternalServerError)
+        assert failure.status_code == 503
     assert server.process.wait(60) == 5
     assert "error: the engine died" in server.output
+    assert "Traceback" not in server.output
 
 
 def test_weights_of_nan_are_refused_before_the_server_listens(

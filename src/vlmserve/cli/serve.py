@@ -20,6 +20,7 @@ from vlmserve.cli.options import (
     require_sound,
 )
 from vlmserve.cli.stages import Stages
+from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
     import socket
@@ -92,7 +93,7 @@ def _serve(
     from vlmserve.engine.environment import prepare_vllm
     from vlmserve.engine.media_connector import configure
     from vlmserve.engine.plan import plan_serving, prompt_limits
-    from vlmserve.engine.vllm_args import parse_vllm_flags, vllm_flags
+    from vlmserve.engine.vllm_args import parse_vllm_flags, rollout_flags, vllm_flags
     from vlmserve.server.app import Service
     from vlmserve.server.auth import take_keys
     from vlmserve.server.identity import Identity, served_models
@@ -100,6 +101,9 @@ def _serve(
 
     train_env = parse_train_env(args.train_env)
     keys = take_keys(config.server)
+    adapter_root = config.server.adapter_root
+    if adapter_root is not None and not Path(adapter_root).is_dir():
+        raise ConfigError(f"server.adapter_root: {adapter_root} is not a directory")
     if not keys.api and config.server.host not in _LOOPBACK:
         _LOG.warning(
             "warning: %s is open to whoever reaches it; set %s or give --api-key-file to ask for "
@@ -117,7 +121,9 @@ def _serve(
             _LOG.info(note)
         stages.begin("importing vLLM")
         prepare_vllm()
-        vllm_args = parse_vllm_flags(vllm_flags(plan, config), args.vllm_flags)
+        vllm_args = parse_vllm_flags(
+            [*vllm_flags(plan, config), *rollout_flags(plan, config)], args.vllm_flags
+        )
         stages.begin("starting the engine")
         import uvloop
 

@@ -165,11 +165,18 @@ class ServerConfig(StrictModel):
     adapter_root: str | None = None
     """Directory below which lie the adapters that ``/admin/adapters`` may load; unset: none."""
 
+    adapter_alias: str | None = None
+    """A stable name for the adapter that is served from the start, to be moved to later ones."""
+
+    adapter_state: str | None = None
+    """File that remembers which adapters were rolled out and what aliases stand for; unset: a
+    restart begins with what the command line names."""
+
     max_adapters: int = Field(default=4, gt=0)
     """Adapters that may be loaded at once, the first one included, where ``adapter_root`` is set.
     Each takes memory of the device."""
 
-    max_adapter_rank: int = Field(default=64, gt=0)
+    max_adapter_rank: int = Field(default=64, gt=0, le=512)
     """Rank for which the engine reserves room where ``adapter_root`` is set."""
 
     adapters_in_vision: bool = False
@@ -191,7 +198,7 @@ class ServerConfig(StrictModel):
     playground: bool = True
     """Serve a page at ``/`` to ask every served model side by side."""
 
-    @field_validator("served_model_name", "base_served_name")
+    @field_validator("served_model_name", "base_served_name", "adapter_alias")
     @classmethod
     def _not_a_path(cls, name: str | None) -> str | None:
         # A path in the name leaks the host's layout into every response.

@@ -199,6 +199,11 @@ def _adapter_name(checkpoint: "Checkpoint", config: "ServeConfig") -> str:
     return config.server.served_model_name or checkpoint.name
 
 
+def lora_room(rank: int) -> int | None:
+    """The room that vLLM reserves for an adapter of a rank; ``None`` where it has none so large."""
+    return next((room for room in _LORA_RANKS if room >= rank), None)
+
+
 def _plan_adapter(checkpoint: "Checkpoint", config: "ServeConfig") -> PlannedAdapter | None:
     if checkpoint.adapter is None:
         return None
@@ -209,7 +214,7 @@ def _planned(checkpoint: "Checkpoint", name: str) -> PlannedAdapter:
     adapter = checkpoint.adapter
     if adapter is None:
         raise AdapterMismatchError(f"{checkpoint.path}: not an adapter")
-    max_rank = next((rank for rank in _LORA_RANKS if rank >= adapter.rank), None)
+    max_rank = lora_room(adapter.rank)
     if max_rank is None:
         raise AdapterMismatchError(
             f"{checkpoint.path}: the adapter's rank {adapter.rank} is above vLLM's limit of "

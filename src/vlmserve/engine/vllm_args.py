@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vlmserve.engine.plan import lora_room
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,6 +68,24 @@ def vllm_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
         if any(adapter.in_vision for adapter in plan.adapters):
             flags.append("--enable-tower-connector-lora")
     return flags + _server_flags(config)
+
+
+def rollout_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
+    """Flags that make room for adapters which are loaded while the server runs.
+
+    They come after those of ``vllm_flags`` and win over them.
+    """
+    server = config.server
+    if server.adapter_root is None:
+        return []
+    first = plan.adapter
+    rank = max(server.max_adapter_rank, 1 if first is None else first.max_rank)
+    flags = ["--enable-lora", "--max-lora-rank", str(lora_room(rank))]
+    # One slot more than adapters: the base's requests then never share one.
+    flags += ["--max-loras", str(server.max_adapters + 1)]
+    if server.adapters_in_vision:
+        flags.append("--enable-tower-connector-lora")
+    return flags
 
 
 def _engine_flags(engine: "EngineConfig") -> list[str]:

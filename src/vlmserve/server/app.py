@@ -7,6 +7,8 @@ from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import prompt_meter
 from vlmserve.engine.prompt_meter import PromptLimits, TokenRules
 from vlmserve.server import budget, page, usage_details, validation
+from vlmserve.server.adapters import HIDDEN, AdapterRollout
+from vlmserve.server.admin_routes import add_admin_routes
 from vlmserve.server.admission import Admission
 from vlmserve.server.auth import KeyGuard, Keys
 from vlmserve.server.control_tokens import ControlTokenGuard, special_tokens
@@ -73,6 +75,10 @@ async def create_app(
     budget.add_route(app, rules)
     if service.config.server.playground:
         page.add_page(app)
+    if service.config.server.adapter_root is not None:
+        adapters = AdapterRollout(app, engine_client, service.config, service.identity)
+        await adapters.restore()
+        add_admin_routes(app, adapters)
     if service.config.server.metrics_port is not None:
         _take_metrics_away(app)
     _add_guards(app, admission, service, special_tokens(engine_client.get_tokenizer()))
@@ -123,7 +129,10 @@ def _take_metrics_away(app: "FastAPI") -> None:
 
 
 def _hide_paths(app: "FastAPI") -> None:
-    """Keep this host's directories out of ``/v1/models``, which gives them as ``root``."""
+    """Show names in ``/v1/models``, not this host's directories, which vLLM gives as ``root``.
+
+    An alias is listed under its own name, with the adapter that it stands for as ``root``.
+    """
     models = app.state.openai_serving_models
     show = models.show_available_models
 
@@ -131,6 +140,11 @@ def _hide_paths(app: "FastAPI") -> None:
         listed = await show()
         for card in listed.data:
             card.root = card.id
+        # vLLM lists adapters by what they hold, in the order of the names.
+        adapters = listed.data[len(listed.data) - len(models.lora_requests) :]
+        for name, card in zip(models.lora_requests, adapters, strict=True):
+            card.id = name
+        listed.data = [card for card in listed.data if HIDDEN not in card.id]
         return listed
 
     models.show_available_models = show_without_paths

@@ -1,7 +1,7 @@
 """One shape for every error of the HTTP API: OpenAI's.
 
 ``ErrorTranslator`` sits outside vLLM's app and rewrites the bodies of responses of status 400 and
-above; successful answers and streams pass untouched.
+above, and the events with which vLLM ends a stream that failed; all else passes untouched.
 """
 
 import json
@@ -62,6 +62,9 @@ class ErrorTranslator:
             await self._app(scope, body.receive, answer.send)
 
 
+_ERROR_EVENT = b'data: {"error":'
+
+
 class _Answer:
     """Holds back a failed response until it is whole, then sends it rewritten."""
 
@@ -76,7 +79,7 @@ class _Answer:
             self._failed = message
             return
         if self._failed is None:
-            await self._send(message)
+            await self._send(self._translated_event(message))
             return
         if message["type"] != "http.response.body":
             return
@@ -90,3 +93,14 @@ class _Answer:
             if name.lower() not in (b"content-type", b"content-length")
         )
         await send_error(self._send, status, body, kept)
+
+    def _translated_event(self, message: "Message") -> "Message":
+        """Rewrite the error that a stream of server-sent events ends with."""
+        body = message.get("body", b"")
+        if not body.startswith(_ERROR_EVENT):
+            return message
+        event, separator, rest = body.partition(b"\n\n")
+        content = event.removeprefix(b"data: ")
+        _, translated = translate(HTTPStatus.INTERNAL_SERVER_ERROR, content, self._body)
+        rewritten = b"data: " + json.dumps(translated).encode()
+        return {**message, "body": rewritten + separator + rest}

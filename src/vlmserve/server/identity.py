@@ -48,6 +48,9 @@ class Identity:
 
     def __init__(self, models: "Iterable[ServedModel]", report: "DoctorReport | None") -> None:
         self.models = {model.name: model for model in models}
+        self.aliases: dict[str, str] = {}
+        """What stable names stand for at the moment."""
+
         self._report = report
         self._digests = DigestCache.of_user()
 
@@ -57,8 +60,11 @@ class Identity:
             "vlmserve": __version__,
             "vllm": vllm_version(),
             "models": [
-                {"id": model.name, "parent": model.parent, "fingerprint": model.fingerprint}
-                for model in self.models.values()
+                *(_entry(name, model) for name, model in self.models.items()),
+                *(
+                    {**_entry(alias, self.models[target]), "alias_of": target}
+                    for alias, target in self.aliases.items()
+                ),
             ],
             "check": _summary(self._report),
         }
@@ -80,6 +86,10 @@ class Identity:
             _LOG.warning("the fingerprint of %s is not known: %s", model.name, error.message)
             model.fingerprint = "unknown"
         return model.fingerprint
+
+
+def _entry(name: str, model: ServedModel) -> dict[str, Any]:
+    return {"id": name, "parent": model.parent, "fingerprint": model.fingerprint}
 
 
 def served_models(checkpoint: "Checkpoint", plan: "ServingPlan") -> list[ServedModel]:

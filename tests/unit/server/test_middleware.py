@@ -68,3 +68,29 @@ def test_media_of_a_running_request_are_located() -> None:
 
     assert found == ["messages[0].content[0].image_url"]
     assert current_request.get() is None
+
+
+def test_stream_that_fails_ends_with_an_error_in_our_shape() -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        error = {"message": "EngineCore encountered an issue. See above.", "code": 500}
+        events: list[Any] = [{"choices": []}, {"error": error}]
+        for event in events:
+            body = f"data: {json.dumps(event)}\n\n".encode()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    status, _, content = asyncio.run(call(ErrorTranslator(failing)))
+
+    first, failed, done, _ = content.split(b"\n\n")
+    assert status == 200
+    assert first == b'data: {"choices": []}'
+    assert json.loads(failed.removeprefix(b"data: "))["error"] == {
+        "message": "the engine is gone; try again later",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+    assert done == b"data: [DONE]"
