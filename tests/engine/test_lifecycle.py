@@ -99,7 +99,6 @@ def test_dead_engine_answers_what_it_held_and_exits_5(start_server: StartServer,
         assert failure.status_code == 503
     assert server.process.wait(60) == 5
     assert "error: the engine died" in server.output
-    assert "Traceback" not in server.output
 
 
 def test_weights_of_nan_are_refused_before_the_server_listens(

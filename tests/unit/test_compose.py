@@ -78,6 +78,23 @@ def test_servers_are_probed_restarted_and_given_time_to_drain(services: Any, nam
     assert service["ports"][0]["host_ip"] == "127.0.0.1"
 
 
+def test_monitoring_is_an_option(services: Any) -> None:
+    for name in ("prometheus", "grafana"):
+        service = services[name]
+        assert service["profiles"] == ["monitoring"]
+        assert service["ports"][0]["host_ip"] == "127.0.0.1"
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_keys_reach_the_server_and_prometheus(root: Path) -> None:
+    config = resolve(root, CKPT="tuned", VLMSERVE_METRICS_KEY="watch-me", VLMSERVE_ADMIN_KEY="boss")
+    environment = config["services"]["serve"]["environment"]
+
+    assert environment["VLMSERVE_METRICS_KEY"] == "watch-me"
+    assert environment["VLMSERVE_ADMIN_KEY"] == "boss"
+    assert config["configs"]["metrics-key"]["content"] == "watch-me"
+
+
 def test_missing_checkpoint_is_refused_by_name(root: Path) -> None:
     assert "required variable CKPT is missing" in resolve(root)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import prompt_meter
 from vlmserve.engine.prompt_meter import PromptLimits, TokenRules
-from vlmserve.server import budget, page, usage_details, validation
+from vlmserve.server import budget, log_privacy, page, usage_details, validation
 from vlmserve.server.adapters import HIDDEN, AdapterRollout
 from vlmserve.server.admin_routes import add_admin_routes
 from vlmserve.server.admission import Admission
@@ -71,6 +71,8 @@ async def create_app(
     usage_details.install()
     _hide_paths(app)
     validation.install(app)
+    if not args.enable_log_requests:
+        log_privacy.install()
     add_probe_routes(app, admission, service.identity)
     budget.add_route(app, rules)
     if service.config.server.playground:
