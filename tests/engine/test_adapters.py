@@ -122,7 +122,7 @@ def test_what_is_served_is_told(server: Server, client: openai.OpenAI) -> None:
     ("path", "told"),
     [
         ("misnamed", "lora.match"),
-        ("nan", "nan"),
+        ("nan", "ckpt.finite"),
         ("empty", "empty"),
         ("../good-lora", "leads out"),
         ("/etc", "leads out"),

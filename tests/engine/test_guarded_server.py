@@ -198,8 +198,8 @@ def test_processor_is_borrowed_and_an_image_is_read(guarded: Server, zoo: Path) 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1/models", "/metrics", "/tokenize", "/invocations", "/version", "/docs", "/load",
-     "/openapi.json", "/ping", "/v1/chat/completions/budget"],
+    ["/playground/elsewhere", "/v1/models", "/metrics", "/tokenize", "/invocations", "/version",
+     "/docs", "/load", "/openapi.json", "/ping", "/v1/chat/completions/budget"],
 )  # fmt: skip
 def test_routes_ask_for_a_key(guarded: Server, path: str) -> None:
     answer = fetch(f"{guarded.url}{path}", None)
@@ -213,6 +213,14 @@ def test_routes_ask_for_a_key(guarded: Server, path: str) -> None:
 def test_probes_ask_for_none(guarded: Server) -> None:
     assert fetch(f"{guarded.url}/health", None)[0] == 200
     assert fetch(f"{guarded.url}/ready", None)[0] == 200
+
+
+def test_page_asks_for_none_and_keeps_its_own_policy(guarded: Server) -> None:
+    """Its files hold nothing to be guarded, and a browser could not send a key."""
+    for path in ("/", "/playground/app.js"):
+        status, headers, _ = fetch(f"{guarded.url}{path}", None)
+        assert status == 200
+        assert "'self'" in headers["content-security-policy"]
 
 
 def test_metrics_are_on_their_own_port_behind_their_own_key(guarded: Server) -> None:
