@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from vlmserve.config.base import UNION_MARK, StrictModel, load_config
+from vlmserve.config.judge import JudgeConfig
 from vlmserve.config.serve import MediaConfig
 from vlmserve.errors import ConfigError
 
@@ -325,6 +326,9 @@ class SuiteConfig(StrictModel):
     """Tasks of those files or of lm-eval's own library, and data sets of one's own."""
 
     gate: GateConfig = GateConfig()
+
+    judge: JudgeConfig | None = None
+    """The model that judges answers, for the scorers ``judge_pairs`` and ``judge_rubric``."""
 
     nll: NllConfig | None = None
     """Measure how unlikely both sides find the expected answers; ``true`` for all samples."""

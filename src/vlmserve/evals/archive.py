@@ -61,6 +61,11 @@ class RecordedTask:
         return self.kept.higher_is_better
 
     @property
+    def is_relative(self) -> bool:
+        """Whether scores are those of one side against the other of the same run."""
+        return self.kept.is_relative
+
+    @property
     def is_amount(self) -> bool:
         """Whether scores are amounts rather than grades."""
         return self.kept.is_amount
@@ -90,6 +95,7 @@ def describe_task(task: "EvalTask", *, is_sequential: bool = False) -> KeptTask:
         metric=task.metric,
         higher_is_better=task.higher_is_better,
         is_amount=task.is_amount,
+        is_relative=task.is_relative,
         recipe=task.recipe,
         digest=content_digest([task.recipe, samples]),
         is_sequential=is_sequential,

@@ -73,6 +73,7 @@ def compare_runs(
     matches = [
         match_tasks(old[task.name], task, terms.key) for task in candidate.tasks if task.name in old
     ]
+    _refuse_relative(baseline, candidate, matches)
     notes = _declared(baseline, candidate, matches, terms)
     notes += _partial(matches, terms)
     judged = [match for match in matches if match.task.name in entries]
@@ -105,6 +106,22 @@ def compare_runs(
         slices=found.slices,
         notes=(*notes, *found.notes),
     )
+
+
+def _refuse_relative(
+    baseline: RecordedSide, candidate: RecordedSide, matches: Sequence[Match]
+) -> None:
+    """Refuse scores that were given to a side against another side than this one."""
+    sides = (baseline.run_id, baseline.side, candidate.side)
+    if sides == (candidate.run_id, "baseline", "candidate"):
+        return
+    for match in matches:
+        if match.task.is_relative:
+            raise ConfigError(
+                f"task {match.task.name}: its answers were judged in pairs with those of the other "
+                "side of their own run, which says nothing beside another run",
+                hint="judge these two against each other by vlmserve eval",
+            )
 
 
 def _name(side: RecordedSide) -> str:

@@ -4,7 +4,8 @@ A sample's conversation up to its last answer is asked, with its media in their 
 answer is the target. Nothing is converted, re-encoded or left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.chat import Completion
@@ -17,6 +18,7 @@ from vlmserve.datasets.sample import Sample as DataSample
 from vlmserve.errors import ConfigError, MediaError
 from vlmserve.evals.asked_turns import Asking, check_places, turns_to_ask
 from vlmserve.evals.fields import telling_fields
+from vlmserve.evals.judging.judged_task import Material
 from vlmserve.evals.media_library import MediaLibrary
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.sample_collector import SampleCollector
@@ -51,6 +53,7 @@ class DataTask:
         self.metric = scorer.name
         self.higher_is_better = scorer.higher_is_better
         self.is_amount = False
+        self.is_relative = False
         self.samples = samples
         """In the order of the data set."""
 
@@ -134,17 +137,49 @@ def load_data_task(
             f"{place}.margin: {margin:g} is no margin for {scorer.name}, which lies between "
             "0 and 1; 8 points are 0.08"
         )
-    try:
-        dataset = load_dataset(
-            entry.data, media_root=entry.media_root, format=entry.format, limit=asking.limit
-        )
-        samples = _collect(entry, dataset, asking)
+    with _naming(entry, place):
+        dataset, samples = _load(entry, asking)
         _check_targets(scorer, dataset, samples)
+    return DataTask(entry, dataset, samples, scorer)
+
+
+def load_material(entry: SuiteData, asking: Asking, *, place: str) -> Material:
+    """Load a data set whose answers another model judges.
+
+    Args:
+        entry: What the suite says of it, with absolute paths.
+        asking: How samples are asked.
+        place: Where the entry stands, for messages.
+
+    Raises:
+        ConfigError: A row is wrong; the message names file and row.
+    """
+    with _naming(entry, place):
+        dataset, samples = _load(entry, asking)
+    return Material(
+        name=entry.name,
+        samples=samples,
+        fields=_read_fields(dataset),
+        about={"format": dataset.format, "system": entry.system},
+    )
+
+
+@contextmanager
+def _naming(entry: SuiteData, place: str) -> Iterator[None]:
+    """Say which task an error is about."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(
             f"task {entry.name} ({place}): {error.message}", hint=error.hint
         ) from error
-    return DataTask(entry, dataset, samples, scorer)
+
+
+def _load(entry: SuiteData, asking: Asking) -> tuple[Dataset, tuple[Sample, ...]]:
+    dataset = load_dataset(
+        entry.data, media_root=entry.media_root, format=entry.format, limit=asking.limit
+    )
+    return dataset, _collect(entry, dataset, asking)
 
 
 def _collect(entry: SuiteData, dataset: Dataset, asking: Asking) -> tuple[Sample, ...]:

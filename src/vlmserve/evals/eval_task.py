@@ -11,6 +11,8 @@ from vlmserve.chat import Completion
 from vlmserve.config.suite import SuiteConfig, SuiteData, SuiteRequests, SuiteTask
 from vlmserve.errors import ConfigError
 from vlmserve.evals.asked_turns import Asking
+from vlmserve.evals.judging.create import OPTIONS, create_judged_task
+from vlmserve.evals.judging.judged_task import Material
 from vlmserve.evals.media_library import MediaLibrary
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.samples import Sample
@@ -42,6 +44,14 @@ class AskedTask(Protocol):
     @property
     def higher_is_better(self) -> bool:
         """The metric's direction."""
+        ...
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether scores say how one side did against the other side of its run.
+
+        They mean nothing beside the scores of another run.
+        """
         ...
 
     @property
@@ -126,8 +136,11 @@ class _OwnTasks:
         return self._load_requests(entry, place)
 
     def _load_data(self, entry: SuiteData, place: str) -> EvalTask:
-        from vlmserve.evals.data_task import load_data_task
+        from vlmserve.evals.data_task import load_data_task, load_material
 
+        if entry.scorer.name in OPTIONS:
+            material = load_material(entry, self._asking, place=place)
+            return create_judged_task(material, entry.scorer, self._suite, place=f"{place}.scorer")
         margin = self._suite.margin_of(entry)
         return load_data_task(entry, self._asking, margin=margin, place=place)
 
@@ -143,8 +156,12 @@ class _OwnTasks:
                 raise ConfigError(
                     f"task {entry.name} ({place}): {error.message}", hint=error.hint
                 ) from error
+        log = self._logs[key]
+        if entry.check.name in OPTIONS:
+            material = Material(entry.name, log.samples, log.fields, {})
+            return create_judged_task(material, entry.check, self._suite, place=f"{place}.check")
         margin = self._suite.margin_of(entry) if entry.gate else 0.0
-        return create_request_task(entry, self._logs[key], margin=margin, place=place)
+        return create_request_task(entry, log, margin=margin, place=place)
 
 
 def _lm_eval_loads(

@@ -27,6 +27,7 @@ class LmEvalTask:
         self.name = entry.task
         self.metric = entry.metric
         self.is_amount = False
+        self.is_relative = False
         self.samples = tuple(samples)
         """In the order of the data set."""
 

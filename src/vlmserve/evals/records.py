@@ -10,6 +10,9 @@ SideName = Literal["baseline", "candidate", "repeat", "anchor"]
 """The two that are compared, what came before and what is judged; the baseline once more; and a
 fixed point that the candidate is held against as well."""
 
+AskedName = SideName | Literal["judge"]
+"""Whoever is sent requests: a side, or the judge of their answers."""
+
 
 class Scored(Value):
     """The model answered and the metric judged the answer."""

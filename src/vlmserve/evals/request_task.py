@@ -17,6 +17,7 @@ class RequestTask:
     """Requests, ready to be asked and measured; an ``EvalTask``."""
 
     higher_is_better = False
+    is_relative = False
 
     def __init__(self, entry: SuiteRequests, log: RequestLog, check: AnswerCheck) -> None:
         self.name = entry.name

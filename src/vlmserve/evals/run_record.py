@@ -89,6 +89,9 @@ class KeptTask(Value):
     is_amount: bool = False
     """Whether scores are amounts, such as tokens, rather than grades."""
 
+    is_relative: bool = False
+    """Whether scores are those of one side against the other of the same run."""
+
     recipe: dict[str, Any]
     """How answers were scored."""
 

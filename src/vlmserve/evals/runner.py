@@ -9,7 +9,7 @@ from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError, MediaError
 from vlmserve.evals.asking import ask_as
-from vlmserve.evals.records import Failed, SampleRecord, Scored, SideName
+from vlmserve.evals.records import AskedName, Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import Answerer, AnswerStore
 
@@ -24,15 +24,15 @@ class AnswerListener(Protocol):
         """An engine for the sides of this name is about to be started, which may take minutes."""
         ...
 
-    def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+    def started(self, side: AskedName, n_requests: int, n_reused: int) -> None:
         """``n_requests`` are going to be sent; ``n_reused`` answers were kept from before."""
         ...
 
-    def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+    def scoring(self, side: AskedName, n_requests: int, n_reused: int) -> None:
         """``n_requests`` expected answers are going to be scored; ``n_reused`` were before."""
         ...
 
-    def answered(self, side: SideName, *, failed: bool) -> None:
+    def answered(self, side: AskedName, *, failed: bool) -> None:
         """One request of a side has come to its end."""
         ...
 
@@ -43,13 +43,13 @@ class SilentListener:
     def loading(self, name: str) -> None:
         """Do nothing."""
 
-    def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+    def started(self, side: AskedName, n_requests: int, n_reused: int) -> None:
         """Do nothing."""
 
-    def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+    def scoring(self, side: AskedName, n_requests: int, n_reused: int) -> None:
         """Do nothing."""
 
-    def answered(self, side: SideName, *, failed: bool) -> None:
+    def answered(self, side: AskedName, *, failed: bool) -> None:
         """Do nothing."""
 
 
@@ -57,7 +57,7 @@ class SilentListener:
 class SideRun:
     """What one side of a comparison has answered so far."""
 
-    side: SideName
+    side: AskedName
     answerer: Answerer
     answers: dict[str, Completion] = field(default_factory=dict)
     """By request digest; equal requests of several tasks are asked once."""

@@ -12,6 +12,8 @@ from vlmserve.evals.answering import Shared, Side, answer_sides
 from vlmserve.evals.archive import create_kept_side, describe_task
 from vlmserve.evals.asking import sample_as
 from vlmserve.evals.early_stop import ORDER_SEED, EarlyStop
+from vlmserve.evals.judging.describe import describe_judges, judge_notes
+from vlmserve.evals.judging.judged_task import PairwiseTask, attach_judges
 from vlmserve.evals.likelihood import TargetChoice, choose_targets
 from vlmserve.evals.machine import describe_machine
 from vlmserve.evals.nll import NllOutcomes
@@ -89,13 +91,13 @@ class Session:
         """
         started_at = datetime.now(UTC)
         suite, tasks = self.suite, self.tasks
+        attach_judges(tasks, self.store, self.listener)
         self._check(baseline, candidate, anchor)
         margins = [suite.gated_margin(entry) for entry in suite.tasks]
         targets = [entry.improve for entry in suite.tasks]
         stop = None
         if self.sequential:
-            stop = EarlyStop(tasks, margins, suite.gate.alpha, targets=targets, seed=self.seed)
-            stop.share_with(sum(entry.nll_margin is not None for entry in suite.tasks))
+            stop = self._early_stop(margins, targets)
         sides: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
         if anchor is not None:
             sides = {"baseline": baseline, "anchor": anchor, "candidate": candidate}
@@ -118,6 +120,7 @@ class Session:
             )
         ]
         found = find_verdict(measured, suite.gate)
+        judges = describe_judges(tasks)
         report = EvalReport(
             verdict=found.verdict,
             run_id=self.run_id,
@@ -140,6 +143,7 @@ class Session:
                 for name, found in self.differences.items()
                 for each in found
             ),
+            judges=judges,
             versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
             tasks=found.tasks,
             slices=found.slices,
@@ -147,6 +151,7 @@ class Session:
                 *_run_notes(self, baseline, candidate, anchor),
                 *_refusal_notes(sides, runs),
                 *_choice_notes(tasks, choices),
+                *judge_notes(judges),
                 *found.notes,
             ),
         )
@@ -156,6 +161,25 @@ class Session:
         ]
         self.store.keep_run(self.run_id, report.model_dump_json(), kept)
         return report
+
+    def _early_stop(self, margins: Sequence[float | None], targets: Sequence[bool]) -> EarlyStop:
+        """Follow the tasks whose scores are known as answers come; others are asked in full."""
+        followed = [not task.is_relative for task in self.tasks]
+        stop = EarlyStop(
+            self.tasks,
+            [m if follow else None for m, follow in zip(margins, followed, strict=True)],
+            self.suite.gate.alpha,
+            targets=[t and follow for t, follow in zip(targets, followed, strict=True)],
+            seed=self.seed,
+        )
+        stop.share_with(
+            sum(entry.nll_margin is not None for entry in self.suite.tasks)
+            + sum(
+                margin is not None and not follow
+                for margin, follow in zip(margins, followed, strict=True)
+            )
+        )
+        return stop
 
     def _shared(self, choices: Sequence[TargetChoice]) -> Shared:
         return Shared(
@@ -171,6 +195,13 @@ class Session:
         if anchor is not None and self.sequential:
             raise ConfigError(
                 "--anchor: not with --sequential, which stops at what the baseline decides"
+            )
+        paired = [task.name for task in self.tasks if task.is_relative]
+        if paired and (anchor is not None or self.n_repetitions > 1):
+            flag = "--repeat" if anchor is None else "--anchor"
+            raise ConfigError(
+                f"{flag}: not with task {paired[0]}, whose answers are judged in pairs, the "
+                "candidate's with the baseline's"
             )
         if self.n_repetitions == 1:
             return
@@ -202,6 +233,9 @@ def _task_run(
 ) -> TaskRun:
     asked = None if stop is None else stop.asked(task)
     records = {name: run.records(task, asked) for name, run in runs.items()}
+    if isinstance(task, PairwiseTask):
+        both = task.judge_pairs(records["baseline"], records["candidate"])
+        records["baseline"], records["candidate"] = both
     return TaskRun(task=task, margin=margin, records=records, asked=asked)
 
 

@@ -177,7 +177,7 @@ def _slices(runs: Sequence[TaskRun], comparisons: Sequence[Comparison]) -> list[
 
 def _noise(run: TaskRun) -> Noise | None:
     again = run.records.get("repeat")
-    if again is None:
+    if again is None or run.task.is_relative:
         return None
     higher_is_better = run.task.higher_is_better
     return measure_noise(run.records["baseline"], again, higher_is_better=higher_is_better)

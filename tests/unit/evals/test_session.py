@@ -19,7 +19,7 @@ from vlmserve.errors import ContextLengthError, EngineError
 from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.proportions import tango_interval
-from vlmserve.evals.records import SideName
+from vlmserve.evals.records import AskedName
 from vlmserve.evals.report.files import ReportFormat, write_reports
 from vlmserve.evals.report.json_report import EvalReport
 from vlmserve.evals.report.terminal import print_report
@@ -297,19 +297,19 @@ def test_listeners_hear_of_every_request(session: Session, lab: Lab) -> None:
     class Counter:
         def __init__(self) -> None:
             self.loaded: list[tuple[str, list[str]]] = []
-            self.started_with: list[tuple[SideName, int, int]] = []
-            self.heard: list[tuple[SideName, bool]] = []
+            self.started_with: list[tuple[AskedName, int, int]] = []
+            self.heard: list[tuple[AskedName, bool]] = []
 
         def loading(self, name: str) -> None:
             self.loaded.append((name, list(lab.started)))
 
-        def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        def started(self, side: AskedName, n_requests: int, n_reused: int) -> None:
             self.started_with.append((side, n_requests, n_reused))
 
-        def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+        def scoring(self, side: AskedName, n_requests: int, n_reused: int) -> None:
             raise AssertionError("the suite measures no likelihoods")
 
-        def answered(self, side: SideName, *, failed: bool) -> None:
+        def answered(self, side: AskedName, *, failed: bool) -> None:
             self.heard.append((side, failed))
 
     counter = Counter()

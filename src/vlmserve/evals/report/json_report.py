@@ -266,6 +266,51 @@ class SideReport(Value):
     """Those whose likelihood was taken from the store."""
 
 
+class JudgeReport(Value):
+    """The model that judged the answers of a task."""
+
+    task: str
+    scorer: str
+    """``judge_pairs`` or ``judge_rubric``."""
+
+    model: str
+    url: str
+    prompt_digest: str
+    """Of all that the judge is told beside what was asked and answered."""
+
+    n_questions: int
+    """Opinions that the scores rest on, or should have."""
+
+    n_requests_sent: int
+    """Those that this run asked for."""
+
+    n_reused: int
+    """Those that were taken from the store."""
+
+    n_failed: int
+    """Those that the judge did not give; what it gave and nobody can read is in ``failures``."""
+
+    prompt_tokens: int
+    """Of all opinions, whatever run asked for them."""
+
+    completion_tokens: int
+    cost: float | None
+    """Of all of these tokens, at the suite's prices; ``null`` where it states none."""
+
+    cost_of_run: float | None
+    """Of those that this run asked for."""
+
+    currency: str
+    n_pairs: int | None = None
+    """Pairs that both sides answered; ``null`` where answers were judged one by one."""
+
+    n_equal: int | None = None
+    """Those of them with equal answers, which are ties without a question."""
+
+    n_split: int | None = None
+    """Those that were decided otherwise in the other order, which are ties."""
+
+
 class SuiteReport(Value):
     """What was asked."""
 
@@ -319,6 +364,9 @@ class EvalReport(Value):
 
     differences: tuple[DifferenceReport, ...] = ()
     """How the sides are served and asked differently, all of it meant."""
+
+    judges: tuple[JudgeReport, ...] = ()
+    """Who judged the answers of which task, and what that cost."""
 
     versions: dict[str, str]
     """Of vlmserve and of what scored the answers."""

@@ -19,7 +19,7 @@ from rich.progress import Task as Bar
 from rich.text import Text
 from typing_extensions import override
 
-from vlmserve.evals.records import SideName
+from vlmserve.evals.records import AskedName
 
 
 class _RateColumn(TextColumn):
@@ -50,8 +50,8 @@ class ProgressBars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars: dict[SideName, TaskID] = {}
-        self._failed: dict[SideName, int] = {}
+        self._bars: dict[AskedName, TaskID] = {}
+        self._failed: dict[AskedName, int] = {}
         self._progress: Progress | None = None
         self._drawing = ExitStack()
 
@@ -73,7 +73,7 @@ class ProgressBars:
         self._stop()
         self._console.print(f"loading {name} ...", markup=False, soft_wrap=True)
 
-    def started(self, side: SideName, n_requests: int, n_reused: int) -> None:
+    def started(self, side: AskedName, n_requests: int, n_reused: int) -> None:
         """Show a side's bar."""
         if not self._console.is_terminal:
             self._console.print(f"{side}: {n_requests} requests to send, {n_reused} answers reused")
@@ -83,7 +83,7 @@ class ProgressBars:
         self._failed[side] = 0
         self._bars[side] = self._start().add_task(side, total=n_requests, failed=0)
 
-    def scoring(self, side: SideName, n_requests: int, n_reused: int) -> None:
+    def scoring(self, side: AskedName, n_requests: int, n_reused: int) -> None:
         """Show a bar for the likelihoods of a side's expected answers."""
         if not self._console.is_terminal:
             self._console.print(
@@ -95,7 +95,7 @@ class ProgressBars:
         self._failed[side] = 0
         self._bars[side] = self._start().add_task(f"{side} NLL", total=n_requests, failed=0)
 
-    def answered(self, side: SideName, *, failed: bool) -> None:
+    def answered(self, side: AskedName, *, failed: bool) -> None:
         """Move a side's bar by one."""
         if self._progress is None:
             return
