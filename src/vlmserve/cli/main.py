@@ -35,6 +35,8 @@ class _Verb:
 
     module: str
     help: str
+    passes_on: bool = False
+    """Whether what stands behind ``--`` is for another command: ``args.passed_on``."""
 
 
 _VERBS = {
@@ -42,6 +44,9 @@ _VERBS = {
     "serve": _Verb("vlmserve.cli.serve", "serve a checkpoint behind the OpenAI API"),
     "eval": _Verb("vlmserve.cli.evaluate", "judge a checkpoint against the one before it"),
     "compare": _Verb("vlmserve.cli.compare", "judge one kept run against another"),
+    "watch": _Verb(
+        "vlmserve.cli.watch", "evaluate a training's checkpoints as they appear", passes_on=True
+    ),
     "runs": _Verb("vlmserve.cli.runs", "list what has been judged"),
     "report": _Verb("vlmserve.cli.report", "show or write the report of a run again"),
     "export": _Verb("vlmserve.cli.export", "write the samples of a run as a file"),
@@ -61,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done or gate passed, 1 regression, 2 usage or configuration,
         3 inconclusive, 4 checkpoint, 5 engine or endpoint, 70 a bug of ours, 130 interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, passed_on = _split(list(sys.argv[1:] if argv is None else argv))
     parser = _parser(arguments)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(arguments, argparse.Namespace(passed_on=passed_on))
     _set_up_logging()
     _set_up_streams()
     if threading.current_thread() is threading.main_thread():
@@ -132,6 +137,19 @@ def _set_up_logging() -> None:
     logger.propagate = False
 
 
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take off what a verb passes on; argparse would look for it between the verb's own words."""
+    verb = _VERBS.get(_asked(arguments) or "")
+    if verb is None or not verb.passes_on or "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
+def _asked(arguments: Sequence[str]) -> str | None:
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlmserve",
@@ -140,7 +158,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    asked = _asked(arguments)
     for name, verb in _VERBS.items():
         subparser = subparsers.add_parser(name, help=verb.help, allow_abbrev=False)
         subparser.description = f"{verb.help[0].upper()}{verb.help[1:]}."

@@ -319,6 +319,14 @@ class AnswerStore:
             row = self._db.execute("SELECT report FROM runs WHERE run_id=?", (run_id,)).fetchone()
         return None if row is None else str(row[0])
 
+    def report_time(self, run_id: str) -> str | None:
+        """Return when a run's report was kept (ISO 8601, UTC); ``None`` if there is none."""
+        with self._translated("cannot be read"):
+            row = self._db.execute(
+                "SELECT finished_at FROM runs WHERE run_id=?", (run_id,)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
     def list_reports(self) -> list[tuple[str, str, str]]:
         """Return run id, time (ISO 8601, UTC) and report (JSON text) of every run, oldest first."""
         with self._translated("cannot be read"):
