@@ -80,6 +80,38 @@ def test_it_is_the_prompt_of_the_real_call(client: openai.OpenAI, seed: int) -> 
     assert details.cached_tokens is not None
 
 
+def test_token_ids_of_the_callers_own(client: openai.OpenAI) -> None:
+    found = budget(client, text("x"), kv_transfer_params={"prompt_token_ids": [5, 6, 7]})
+
+    assert found["prompt_tokens"] == 3
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "paint", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": [TOOL]}, {"max_completion_tokens": 2}])
+def test_a_conversation_with_media_in_earlier_turns(
+    client: openai.OpenAI, more: dict[str, Any]
+) -> None:
+    messages: Any = [
+        {"role": "system", "content": "Answer in one word."},
+        {"role": "user", "content": random_parts(random.Random(77))},  # noqa: S311
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": [video(media.mp4(5)), text("And this?")]},
+    ]
+    body = {"model": TUNED, "messages": messages, **more}
+
+    found = client.post("/chat/completions/budget", body=body, cast_to=dict[str, Any])
+    real = client.chat.completions.create(**{"max_tokens": 2, **body})
+
+    assert real.usage is not None
+    assert found["prompt_tokens"] == real.usage.prompt_tokens
+    assert found["parts"][-1]["field"] == "messages[3].content[0].video_url"
+
+
 def test_parts_have_sizes_fields_and_frames(client: openai.OpenAI) -> None:
     found = budget(
         client,
@@ -303,3 +335,15 @@ def test_other_endpoints_name_the_parts_as_well(
     error = json.load(caught.value)["error"]
     assert error["code"] == "context_length_exceeded"
     assert "(224 x 196): 56 tokens" in error["message"]
+
+
+def test_the_formula_has_been_right_for_all_of_them(server: Server) -> None:
+    with urllib.request.urlopen(f"{server.url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+
+    found = [line for line in lines if line.startswith("vlmserve_placeholder_mismatches_total")]
+    assert sorted(found) == [
+        'vlmserve_placeholder_mismatches_total{kind="image"} 0.0',
+        'vlmserve_placeholder_mismatches_total{kind="video"} 0.0',
+    ]
+    assert "formula gives" not in server.output

@@ -13,7 +13,7 @@ from vlmserve.checkpoint.processor_settings import load_processor_settings
 from vlmserve.checkpoint.serving_limits import training_media_settings, with_processor_kwargs
 from vlmserve.checkpoint.visual_tokens.formula import load_visual_tokens
 from vlmserve.engine.media_options import ignored_video_options
-from vlmserve.engine.prompt_meter import PromptLimits
+from vlmserve.engine.token_rules import PromptLimits
 from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:

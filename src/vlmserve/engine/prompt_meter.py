@@ -8,91 +8,23 @@ two differ once, the processor alone is believed from then on.
 """
 
 import functools
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from dataclasses import replace
+from typing import Any, NoReturn
 
-from vlmserve.checkpoint.visual_tokens.base import VisualSize, VisualTokens
+from vlmserve.checkpoint.visual_tokens.base import VisualSize
 from vlmserve.engine.media_connector import Fields, watched_media
 from vlmserve.engine.media_options import find_ignored_option
 from vlmserve.engine.prompt_budget import MediaPart, PromptBudget
+from vlmserve.engine.token_rules import KINDS, Kind, TokenRules
+from vlmserve.errors import MediaError
 from vlmserve.media.measured import Measured, NotDecodedError, Undecoded
-from vlmserve.metrics import BUDGET_REFUSALS, PLACEHOLDER_MISMATCHES
+from vlmserve.metrics import BUDGET_REFUSALS
 
-_LOG = logging.getLogger(__name__)
-
-_Kind = Literal["image", "video"]
-_KINDS: tuple[_Kind, ...] = ("image", "video")
 _PLACEHOLDER_TOKENS = 16
 """More than the text that any family has in the place of an image before it is processed."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptLimits:
-    """What is known of a server's prompts before its engine is loaded."""
-
-    formula: VisualTokens | None = None
-    """The family's token formula with the processor settings that are served."""
-
-    max_visual_tokens: int | None = None
-    """What the images and videos of one request may take, if that is limited."""
-
-    ignored_options: frozenset[str] = frozenset()
-    """Options of the family's video loader that do nothing."""
-
-
-class TokenRules:
-    """What prompts of one server are held to.
-
-    Args:
-        limit: ``max_model_len``.
-        limits: What else.
-    """
-
-    def __init__(self, limit: int, limits: PromptLimits) -> None:
-        self.limit = limit
-        self.formula = limits.formula
-        self.max_visual_tokens = limits.max_visual_tokens
-        self.ignored_options = limits.ignored_options
-        self._believed = set(_KINDS)
-
-    def size(self, measured: Measured) -> VisualSize | None:
-        """What the formula makes of a medium; ``None`` where there is none that can be believed.
-
-        Raises:
-            MediaError: The processor is going to refuse it.
-        """
-        if self.formula is None or measured.kind not in self._believed:
-            return None
-        width, height = measured.width_px, measured.height_px
-        if measured.kind == "image":
-            return self.formula.image(width, height)
-        n_frames = len(measured.frame_indices)
-        return self.formula.video(width, height, n_frames, frame_times_s=measured.frame_times_s)
-
-    def report_mismatch(self, measured: Measured, expected: int, made: int) -> None:
-        """Count that the processor made another number of tokens, and believe it from now on."""
-        PLACEHOLDER_MISMATCHES.labels(measured.kind).inc()
-        if measured.kind in self._believed:
-            self._believed.discard(measured.kind)
-            _LOG.warning(
-                "the model's processor makes %d tokens of a %s of %d x %d pixels, and its family's "
-                "formula gives %d: the processor is believed, and requests with too many tokens "
-                "are refused only after it has run",
-                made,
-                measured.kind,
-                measured.width_px,
-                measured.height_px,
-                expected,
-            )
-
-    def is_over(self, visual_tokens: int, text_tokens: int = 0) -> bool:
-        """Whether a prompt of at least so many tokens is refused."""
-        over_visual = self.max_visual_tokens is not None and visual_tokens > self.max_visual_tokens
-        return over_visual or visual_tokens + text_tokens >= self.limit
 
 
 class PromptMeter:
@@ -110,7 +42,8 @@ class PromptMeter:
         """Names the places of media in the request."""
 
         self.budget: PromptBudget | None = None
-        """What was found, once the prompt is rendered or refused."""
+        """What was found, once the prompt is rendered or refused. Fields are left out where it
+        fits, because looking for them costs a pass over the request's body; see ``lay_out``."""
 
         self.video_frames: list[Any] = []
         """The decoded frames of each video, ``(n_frames, height, width, 3)``."""
@@ -131,7 +64,7 @@ class PromptMeter:
         if is_over:
             raise NotDecodedError(measured)
 
-    def check_before(self, renderer: Any, n_tokens: int, media: "_Media") -> None:
+    def check_before(self, renderer: Any, n_tokens: int, media: "Media") -> None:
         """Refuse a prompt that cannot fit before its media are processed.
 
         Args:
@@ -143,8 +76,8 @@ class PromptMeter:
             VLLMValidationError: It does not fit.
         """
         parts = [
-            MediaPart(seen, self._expected(renderer, seen), self._rules.size(seen))
-            for kind in _KINDS
+            self._by_formula(renderer, seen, self._rules.size(seen))
+            for kind in KINDS
             for seen in media.measured[kind]
         ]
         n_visual = sum(part.tokens or 0 for part in parts)
@@ -153,7 +86,7 @@ class PromptMeter:
         if media.is_spared or (parts and self._rules.is_over(n_visual, n_sure)):
             self._refuse(self._budget(n_text, parts))
 
-    def check_after(self, renderer: Any, engine_input: Mapping[str, Any], media: "_Media") -> None:
+    def check_after(self, renderer: Any, engine_input: Mapping[str, Any], media: "Media") -> None:
         """Count what the processor made, and hold it against the formula and the limits.
 
         Args:
@@ -173,7 +106,7 @@ class PromptMeter:
         }
         parts = [
             self._made(renderer, seen, count)
-            for kind in _KINDS
+            for kind in KINDS
             for seen, count in zip(media.measured[kind], counts.get(kind, ()), strict=False)
         ]
         n_media = sum(sum(each) for each in counts.values())
@@ -185,12 +118,24 @@ class PromptMeter:
         self.budget = budget
         self.video_frames = media.video_frames
 
-    def _expected(self, renderer: Any, seen: Measured) -> int | None:
-        size = self._rules.size(seen)
-        return None if size is None else size.tokens + _count_texts(renderer, size.inserted_texts)
+    def lay_out(self) -> PromptBudget | None:
+        """What was found, with the place of each part in the request."""
+        budget = self.budget
+        return None if budget is None else replace(budget, media=self._placed(budget.media))
+
+    def _by_formula(self, renderer: Any, seen: Measured, size: VisualSize | None) -> MediaPart:
+        tokens = None
+        if size is not None:
+            tokens = size.tokens + _count_texts(renderer, size.inserted_texts)
+        return MediaPart(seen, tokens, size)
 
     def _made(self, renderer: Any, seen: Measured, count: int) -> MediaPart:
-        size, expected = self._rules.size(seen), self._expected(renderer, seen)
+        try:
+            size = self._rules.size_by_formula(seen)
+        except MediaError:
+            # The processor took what the formula takes for refused.
+            size = VisualSize(0, seen.width_px, seen.height_px)
+        expected = self._by_formula(renderer, seen, size).tokens
         if expected is not None and expected != count:
             self._rules.report_mismatch(seen, expected, count)
             size = None
@@ -201,13 +146,13 @@ class PromptMeter:
     ) -> PromptBudget:
         rules = self._rules
         return PromptBudget(
-            text_tokens, self._placed(parts), rules.limit, rules.max_visual_tokens, other_tokens
+            text_tokens, tuple(parts), rules.limit, rules.max_visual_tokens, other_tokens
         )
 
     def _placed(self, parts: Sequence[MediaPart]) -> tuple[MediaPart, ...]:
         """Give each part its field, where the request names as many as there are parts."""
         placed: list[MediaPart] = []
-        for kind in _KINDS:
+        for kind in KINDS:
             own = [part for part in parts if part.measured.kind == kind]
             fields = [] if self.fields is None else self.fields(kind)
             if len(fields) == len(own):
@@ -218,11 +163,12 @@ class PromptMeter:
     def _refuse(self, budget: PromptBudget) -> NoReturn:
         from vllm.exceptions import VLLMValidationError
 
-        self.budget = budget
-        raise VLLMValidationError(budget.refusal(self._rules.formula), parameter="messages")
+        self.budget = replace(budget, media=self._placed(budget.media))
+        refusal = self.budget.refusal(self._rules.formula)
+        raise VLLMValidationError(refusal, parameter="messages")
 
 
-class _Media:
+class Media:
     """The images and videos of a prompt, in vLLM's order.
 
     Args:
@@ -236,13 +182,13 @@ class _Media:
         self.video_frames: list[Any] = []
         """``(n_frames, height, width, 3)`` each."""
 
-        self.measured: dict[_Kind, list[Measured]] = {}
-        for kind in _KINDS:
+        self.measured: dict[Kind, list[Measured]] = {}
+        for kind in KINDS:
             items = mm_data.get(kind)
             listed = items if isinstance(items, list) else [] if items is None else [items]
             self.measured[kind] = [seen for item in listed if (seen := self._measure(kind, item))]
 
-    def _measure(self, kind: _Kind, item: Any) -> Measured | None:
+    def _measure(self, kind: Kind, item: Any) -> Measured | None:
         if isinstance(item, Undecoded):
             self.is_spared = True
             return item.measured
@@ -324,7 +270,7 @@ def _check_prompts(renderer_class: Any) -> None:
         meter = current_meter.get()
         if meter is None or "prompt_token_ids" not in prompt:
             return await original(self, prompt, **kw)
-        media = _Media(prompt.get("multi_modal_data") or {})
+        media = Media(prompt.get("multi_modal_data") or {})
         meter.check_before(self, len(prompt["prompt_token_ids"]), media)
         engine_input = await original(self, prompt, **kw)
         meter.check_after(self, engine_input, media)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import prompt_meter
-from vlmserve.engine.prompt_meter import PromptLimits, TokenRules
+from vlmserve.engine.token_rules import PromptLimits, TokenRules
 from vlmserve.server import budget, log_privacy, page, usage_details, validation
 from vlmserve.server.adapters import HIDDEN, AdapterRollout
 from vlmserve.server.admin_routes import add_admin_routes

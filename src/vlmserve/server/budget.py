@@ -8,7 +8,8 @@ and processor, so that the number is the one of the real call; only the engine i
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmserve.engine.prompt_meter import PromptMeter, TokenRules, current_meter
+from vlmserve.engine.prompt_meter import Media, PromptMeter, current_meter
+from vlmserve.engine.token_rules import TokenRules
 from vlmserve.server.thumbnails import frame_thumbnails
 
 if TYPE_CHECKING:
@@ -70,12 +71,14 @@ async def measure(
     try:
         # Not through the cache of media that the engine is taken to have received.
         rendered = await serving.online_renderer.render_chat(request, skip_mm_cache=True)
+        if not isinstance(rendered, tuple):
+            return rendered
+        if meter.budget is None:
+            # Token ids of the caller's own are not rendered.
+            meter.check_after(serving.renderer, rendered[1][0], Media({}))
     except VLLMValidationError:
         if meter.budget is None:
             raise
-    else:
-        if not isinstance(rendered, tuple):
-            return rendered
     finally:
         current_meter.reset(token)
     body = _body(serving, request, meter, rules)
@@ -93,7 +96,7 @@ def _add_frames(parts: list[dict[str, Any]], videos: list[Any]) -> None:
 
 
 def _body(serving: Any, request: Any, meter: PromptMeter, rules: TokenRules) -> dict[str, Any]:
-    budget = meter.budget
+    budget = meter.lay_out()
     if budget is None:
         raise RuntimeError("a chat was rendered without its meter")
     most = max(budget.limit - budget.prompt_tokens, 0)

@@ -3,13 +3,15 @@
 import re
 
 import pytest
+from prometheus_client import REGISTRY
 
 from vlmserve.checkpoint.visual_tokens.base import VisualTokens
 from vlmserve.checkpoint.visual_tokens.llava import LlavaTokens
 from vlmserve.checkpoint.visual_tokens.qwen import Patches, Qwen2VLTokens
 from vlmserve.checkpoint.visual_tokens.tower import VisionTower
 from vlmserve.engine.prompt_budget import MediaPart, PromptBudget, smallest_changes
-from vlmserve.engine.prompt_meter import PromptLimits, PromptMeter, TokenRules
+from vlmserve.engine.prompt_meter import PromptMeter
+from vlmserve.engine.token_rules import PromptLimits, TokenRules
 from vlmserve.media.measured import Measured, NotDecodedError
 
 PATCHES = Patches(patch_px=14, merge=2, min_pixels=56 * 56, max_pixels=1280 * 28 * 28)
@@ -119,15 +121,23 @@ def test_media_behind_the_limit_are_not_decoded() -> None:
         meter.watch(Measured("image", 560, 560))
 
 
+def mismatches() -> float:
+    value = REGISTRY.get_sample_value("vlmserve_placeholder_mismatches_total", {"kind": "image"})
+    assert value is not None
+    return value
+
+
 def test_a_formula_that_was_wrong_once_refuses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     rules = TokenRules(1000, PromptLimits(QWEN))
     large, other = Measured("image", 560, 560), Measured("video", 560, 560, (0, 1), 2.0, 2)
 
+    before = mismatches()
     for _ in range(2):
         rules.report_mismatch(large, 400, 77)
 
+    assert mismatches() == before + 2
     (record,) = caplog.records
-    assert "makes 77 tokens of a image of 560 x 560" in record.message
+    assert "makes 77 tokens of an image of 560 x 560" in record.message
     assert "formula gives 400" in record.message
     assert rules.size(large) is None
     assert rules.size(other) is not None
