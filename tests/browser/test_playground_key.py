@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vlmserve.server.auth import ApiKeyGuard
+from vlmserve.config.serve import ServerConfig
+from vlmserve.server.auth import KeyGuard, take_keys
 from vlmserve.server.page import PATHS, add_page
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def guarded() -> Iterator[str]:
     async def models() -> dict[str, Any]:
         return {"data": [{"id": "base"}, {"id": "tuned", "parent": "base"}]}
 
-    app.add_middleware(ApiKeyGuard, key="secret", open_paths=PATHS)
+    keys = take_keys(ServerConfig(), {"VLMSERVE_API_KEY": "secret"})
+    app.add_middleware(KeyGuard, keys=keys, open_paths=PATHS)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
