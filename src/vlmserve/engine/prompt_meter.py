@@ -75,8 +75,10 @@ class PromptMeter:
         Raises:
             VLLMValidationError: It does not fit.
         """
+        # What was spared was spared by the formula, which may have been found wrong since.
+        size_of = self._rules.size_by_formula if media.is_spared else self._rules.size
         parts = [
-            self._by_formula(renderer, seen, self._rules.size(seen))
+            self._by_formula(renderer, seen, size_of(seen))
             for kind in KINDS
             for seen in media.measured[kind]
         ]
