@@ -134,7 +134,7 @@ def server(
         "--set", "media.fetch_timeout_s=3",
         "--set", "media.max_image_bytes=2000000",
         "--set", "media.max_request_pixels=100000000",
-        "--set", f"media.allowed_root={directory / 'media'}",
+        "--set", f"media.allowed_roots=[{directory / 'media'}]",
         "--set", "server.tool_call_parser=hermes",
         # So small a model would fill a schema with white space.
         "--", "--structured-outputs-config",

@@ -91,7 +91,7 @@ def _serve(
 ) -> None:
     from vlmserve.checkpoint.provenance import parse_train_env
     from vlmserve.engine.environment import prepare_vllm
-    from vlmserve.engine.media_connector import configure
+    from vlmserve.engine.media_connector import configure, decoder_processes
     from vlmserve.engine.plan import plan_serving, prompt_limits
     from vlmserve.engine.vllm_args import parse_vllm_flags, rollout_flags, vllm_flags
     from vlmserve.server.app import Service
@@ -119,12 +119,12 @@ def _serve(
         plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env)
         for note in plan.notes:
             _LOG.info(note)
+        configure(config.media, plan.normalisation)
         stages.begin("importing vLLM")
         prepare_vllm()
         vllm_args = parse_vllm_flags(
             [*vllm_flags(plan, config), *rollout_flags(plan, config)], args.vllm_flags
         )
-        stages.begin("starting the engine")
         import uvloop
 
         service = Service(
@@ -133,7 +133,13 @@ def _serve(
             Identity(served_models(checkpoint, plan), report),
             prompt_limits(checkpoint, plan, config.media.max_request_visual_tokens),
         )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        # Between stages, which have a thread that draws them.
+        stages.end()
+        with (
+            decoder_processes(),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            stages.begin("starting the engine")
             serving = run_server(
                 vllm_args, sock, service, on_ready=stages.end, metrics_sock=metrics_sock
             )

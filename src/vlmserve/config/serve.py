@@ -247,8 +247,15 @@ class MediaConfig(StrictModel):
     """Networks whose addresses the allowed hosts may have although they are not public, such as
     ``10.20.0.0/16`` for an object store of one's own. Metadata services of clouds stay closed."""
 
-    allowed_root: str | None = None
-    """Directory that ``file://`` media must lie under; unset: no local files."""
+    allowed_roots: tuple[str, ...] = ()
+    """Directories that ``file://`` media must lie under once links are resolved; empty: no local
+    files."""
+
+    normalise: Literal["vllm", "training"] = "vllm"
+    """How image files become RGB. ``vllm`` applies the EXIF orientation and puts white under
+    transparent pixels; ``training`` does what the code did that the checkpoint was trained with
+    (most of it neither), as far as the run's files tell, and else plain ``convert("RGB")``. Eval
+    runs record it and never reuse answers across it."""
 
     max_concurrent_fetches: int = Field(default=16, gt=0)
     """Media fetched at once; others wait, and waiting counts as fetching."""
@@ -298,7 +305,33 @@ class MediaConfig(StrictModel):
 
     max_request_pixels: int = Field(default=300_000_000, gt=0)
     """Pixels of one request that are decoded: of all images, and of all frames that are sampled
-    from its videos. The default takes 120 frames of full HD, which are 900 MB."""
+    from its videos. Decoded, a pixel takes four bytes in an image and three in a frame: the default
+    takes 120 frames of full HD, which are 900 MB."""
+
+    max_decoded_bytes: int = Field(default=4 * 2**30, gt=0)
+    """Decoded images and frames of all requests in flight together; the default is 4 GiB. Requests
+    wait for each other's; the one that came first may go over it by its own."""
+
+    decode_processes: int = Field(default=4, ge=0)
+    """Processes that decode media, so that a file which crashes a decoder or makes it swell costs
+    nothing but its own request; they start when they are needed. 0 decodes in the server's
+    process."""
+
+    decode_memory_bytes: int = Field(default=2 * 2**30, ge=64 * 2**20)
+    """What one of them may allocate beside what comes out; the default is 2 GiB."""
+
+    decode_timeout_s: float = Field(default=60.0, gt=0.0)
+    """Seconds that decoding one image or video may take."""
+
+    decode_queue_timeout_s: float = Field(default=30.0, gt=0.0)
+    """Seconds that media may wait for a decoder or for memory; then 503 with ``Retry-After``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "allowed_root" in given:
+            raise ValueError("allowed_root is now a list: allowed_roots: [DIR]")
+        return given
 
     max_request_visual_tokens: int | None = Field(default=None, gt=0)
     """Tokens that the images and videos of one request may take together; as many as the model's

@@ -10,67 +10,13 @@ from vlmserve.doctor.check import Check
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.finding import Evidence, Finding, Outcome, Severity
 from vlmserve.errors import MediaError
+from vlmserve.frameworks.image_reading import LLAMA_FACTORY, ImageReader, find_image_reader
 from vlmserve.media.headers import ImageHeader
 
 _ID = "data.image-modes"
 _MOST_SHOWN = 5
 _UPRIGHT = 1
 _VLLM = "vllm 0.32 multimodal/image.py normalize_image, rgba_to_rgb"
-
-
-@dataclass(frozen=True, slots=True)
-class _Loader:
-    """How a training framework makes RGB of an image file."""
-
-    name: str
-    rotates: bool | None
-    """Whether it applies the EXIF orientation; ``None`` is not known."""
-
-    fills_white: bool | None
-    """Whether transparent pixels become white; else they keep the colour that lies under them."""
-
-    source: str
-
-
-_LLAVA = _Loader(
-    "LLaVA's training code",
-    rotates=False,
-    fills_white=False,
-    source="LLaVA llava/train/train.py LazySupervisedDataset (Image.open, convert)",
-)
-_XCOMPOSER = _Loader(
-    "InternLM-XComposer's training code",
-    rotates=False,
-    fills_white=False,
-    source="InternLM-XComposer finetune/data_mix.py (Image.open, convert)",
-)
-_LLAMA_FACTORY = _Loader(
-    "LLaMA-Factory",
-    rotates=False,
-    fills_white=False,
-    source="LLaMA-Factory 0.9.5 data/mm_plugin.py _regularize_images, _preprocess_image",
-)
-_SWIFT = _Loader(
-    "ms-swift",
-    rotates=False,
-    fills_white=False,
-    source="ms-swift 4 template/vision_utils.py load_image",
-)
-# Qwen's images go through qwen-vl-utils, which fills RGBA, unless ms-swift shrinks them itself.
-_SWIFT_QWEN = _Loader(
-    "ms-swift (qwen-vl-utils)",
-    rotates=False,
-    fills_white=True,
-    source="ms-swift 4 template/templates/qwen.py, qwen-vl-utils 0.0.14 vision_process.py to_rgb",
-)
-_TRANSFORMERS = _Loader(
-    "the transformers Trainer",
-    rotates=True,
-    fills_white=None,
-    source="datasets 5.2 features/image.py decode_example, transformers 5.19 image_utils.py "
-    "load_image",
-)
-_SOMEONE = _Loader("the training code", rotates=None, fills_white=None, source="")
 
 
 def check_image_modes(exam: Examination) -> Iterator[Outcome]:
@@ -90,7 +36,7 @@ def check_image_modes(exam: Examination) -> Iterator[Outcome]:
         yield from _alike(readable, kind)
 
 
-def _find_loader(exam: Examination, data: Dataset) -> _Loader:
+def _find_loader(exam: Examination, data: Dataset) -> ImageReader:
     """Who read the images, by what the run left and else by the data's format."""
     training, family = exam.checkpoint.training, exam.checkpoint.family
     named = None if training is None else training.framework
@@ -100,17 +46,11 @@ def _find_loader(exam: Examination, data: Dataset) -> _Loader:
         # Messages with a column of images are ms-swift's, which leaves its args.json, and TRL's.
         named = by_format.get(data.format, None if data.format == "ms-swift" else named)
     name = "" if family is None else family.name
-    if named == "llava":
-        return _XCOMPOSER if "xcomposer" in name else _LLAVA
-    if named == "ms-swift":
-        shrinks = training is not None and training.max_pixels is not None
-        return _SWIFT_QWEN if name.startswith("qwen") and not shrinks else _SWIFT
-    if named == "llama-factory":
-        return _LLAMA_FACTORY
-    return _TRANSFORMERS if named == "transformers" else _SOMEONE
+    shrinks = training is not None and training.max_pixels is not None
+    return find_image_reader(named, name, shrinks=shrinks)
 
 
-def _rotated(images: Sequence[ImageUse], loader: _Loader) -> Iterator[Finding]:
+def _rotated(images: Sequence[ImageUse], loader: ImageReader) -> Iterator[Finding]:
     found = [
         (use, header)
         for use, header in _with_headers(images)
@@ -118,7 +58,7 @@ def _rotated(images: Sequence[ImageUse], loader: _Loader) -> Iterator[Finding]:
     ]
     if not found or loader.rotates:
         return
-    if loader is _LLAMA_FACTORY:
+    if loader is LLAMA_FACTORY:
         # What a table embeds, the datasets library has decoded and rotated before.
         found = [(use, header) for use, header in found if use.medium.embedded is None]
         if not found:
@@ -144,7 +84,7 @@ def _rotated(images: Sequence[ImageUse], loader: _Loader) -> Iterator[Finding]:
     )
 
 
-def _transparent(images: Sequence[ImageUse], loader: _Loader) -> Iterator[Finding]:
+def _transparent(images: Sequence[ImageUse], loader: ImageReader) -> Iterator[Finding]:
     found = [(use, header) for use, header in _with_headers(images) if header.has_alpha]
     if loader.fills_white:
         # qwen-vl-utils fills RGBA alone, not palettes and grey with transparency.

@@ -7,19 +7,22 @@ loader says so before it decodes, and is stopped there when a request's pixels b
 import binascii
 import copy
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlmserve.errors import MediaError
 from vlmserve.media.headers import read_image_header
 from vlmserve.media.limits import (
-    RequestTotals,
+    Totals,
     check_frame,
     check_image,
     check_n_frames,
     check_size,
     check_video,
 )
+from vlmserve.media.measured import Measured
+from vlmserve.media.sniff import sniff_content_type
 from vlmserve.media.videos import VideoHeader
 
 if TYPE_CHECKING:
@@ -28,7 +31,26 @@ if TYPE_CHECKING:
 
 _FRAME_LIST = "video/jpeg"
 _UNSURE_FRAMES = 2
+# MP4 and MOV can hide frames that are there (edit lists), and a GIF's last frame may be shown for
+# long; here a file that ends early is one that was cut.
+_WHOLE_OR_BROKEN = frozenset({"video/webm", "video/x-matroska", "video/x-msvideo"})
 _FRAME_LIST_FPS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrameList:
+    """A video as a list of pictures."""
+
+    text: str
+    """The pictures in base64, with commas between."""
+
+    rate: float | None = None
+    """How many of them were taken in a second, if that was said."""
+
+    @property
+    def io_config(self) -> dict[str, Any] | None:
+        """What vLLM's caches must know: the same pictures at another rate are another video."""
+        return None if self.rate is None else {"fps": self.rate}
 
 
 def kind_of(media_io: Any) -> "MediaKind":
@@ -39,7 +61,7 @@ def kind_of(media_io: Any) -> "MediaKind":
     return "video" if name.startswith("video") else "audio"
 
 
-def decode(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTotals) -> Any:
+def decode(data: bytes, media_io: Any, config: "MediaConfig", totals: Totals) -> Any:
     """Decode a file.
 
     Args:
@@ -56,23 +78,51 @@ def decode(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTot
         NotDecodedError: The request's watch saw enough.
         Exception: Whatever a decoder raises at broken content.
     """
-    kind = kind_of(media_io)
+    count_file(data, kind_of(media_io), config, totals)
+    return decode_counted(data, media_io, config, totals)
+
+
+def count_file(data: bytes, kind: "MediaKind", config: "MediaConfig", totals: Totals) -> None:
+    """Hold a file's size against the limits, and add it to the request's.
+
+    Raises:
+        MediaError: It is over one.
+    """
     check_size(len(data), kind, config)
     totals.add_bytes(len(data))
+
+
+def decode_counted(data: bytes, media_io: Any, config: "MediaConfig", totals: Totals) -> Any:
+    """Decode a file whose size was counted; else as ``decode``."""
+    kind = kind_of(media_io)
     if kind == "image":
-        totals.add_pixels(check_image(data, config))
-        totals.show_image(data)
+        totals.add_pixels(check_image(data, config), measure_image(data, media_io))
         return media_io.load_bytes(data)
     if kind == "video":
         return _decode_video(data, media_io, config, totals)
     return media_io.load_bytes(data)
 
 
-def decode_data_url(url: str, media_io: Any, config: "MediaConfig", totals: RequestTotals) -> Any:
+def decode_data_url(url: str, media_io: Any, config: "MediaConfig", totals: Totals) -> Any:
     """Decode a data URL, as ``decode`` does a file.
 
     A list of pictures, ``data:video/jpeg;base64,A,B,C``, is a video to vLLM. How many of them were
     taken in a second can be said as ``data:video/jpeg;fps=2;base64,...``.
+    """
+    data = read_data_url(url, kind_of(media_io), config)
+    if isinstance(data, FrameList):
+        return decode_frame_list(data, media_io, config, totals)
+    return decode(data, media_io, config, totals)
+
+
+def read_data_url(url: str, kind: "MediaKind", config: "MediaConfig") -> "bytes | FrameList":
+    """Take the content out of a data URL.
+
+    Returns:
+        The file, or a list of pictures.
+
+    Raises:
+        MediaError: The URL is malformed, or its content too large.
     """
     about, comma, content = url[len("data:") :].partition(",")
     if not comma:
@@ -80,18 +130,13 @@ def decode_data_url(url: str, media_io: Any, config: "MediaConfig", totals: Requ
     content_type, separator, encoding = about.rpartition(";")
     if not separator or encoding != "base64":
         raise MediaError("only base64 data URLs are accepted: data:image/png;base64,...")
+    if not content.isascii():
+        raise MediaError("its base64 is malformed")
     content_type, _, parameters = content_type.lower().partition(";")
-    kind = kind_of(media_io)
     check_size(len(content) * 3 // 4, kind, config)
     if kind == "video" and content_type == _FRAME_LIST:
-        rate = _stated_rate(parameters)
-        own_io = media_io if rate is None else _with_rate(media_io, rate)
-        video = _decode_frame_list(content, content_type, own_io, config, totals)
-        if rate is not None:
-            # The same pictures at another rate are another video to vLLM's caches.
-            video.io_config = {"fps": rate}
-        return video
-    return decode(_decode_base64(content), media_io, config, totals)
+        return FrameList(content, _stated_rate(parameters))
+    return _decode_base64(content)
 
 
 def _decode_base64(text: str) -> bytes:
@@ -105,10 +150,15 @@ def _decode_base64(text: str) -> bytes:
     return data
 
 
-def _decode_frame_list(
-    content: str, content_type: str, media_io: Any, config: "MediaConfig", totals: RequestTotals
+def decode_frame_list(
+    frames: FrameList, media_io: Any, config: "MediaConfig", totals: Totals
 ) -> Any:
-    n_frames = content.count(",") + 1
+    """Decode a list of pictures as a video.
+
+    Raises:
+        MediaError: There are too many, or one of them is over a limit or no picture.
+    """
+    n_frames = frames.text.count(",") + 1
     # vLLM keeps the first ``num_frames`` pictures and drops the others silently.
     limit = getattr(media_io, "num_frames", -1)
     if 0 < limit < n_frames:
@@ -118,7 +168,7 @@ def _decode_frame_list(
         )
     check_n_frames(n_frames, config)
     data = b""
-    for number, text in enumerate(content.split(",")):
+    for number, text in enumerate(frames.text.split(",")):
         try:
             data = _decode_base64(text)
             totals.add_bytes(len(data))
@@ -127,8 +177,13 @@ def _decode_frame_list(
             raise MediaError(f"frame {number}: {error.message}") from error.__cause__
     # Frames of several sizes are refused by the loader.
     size = read_image_header(data).upright_size_px
-    totals.show_video(VideoHeader(*size, n_frames, _FRAME_LIST_FPS), range(n_frames))
-    return media_io.load_base64(content_type, content)
+    header = VideoHeader(*size, n_frames, frames.rate or _FRAME_LIST_FPS)
+    totals.add_pixels(0, _measure_video(header, range(n_frames)))
+    if frames.rate is None:
+        return media_io.load_base64(_FRAME_LIST, frames.text)
+    video = _with_rate(media_io, frames.rate).load_base64(_FRAME_LIST, frames.text)
+    video.io_config = frames.io_config
+    return video
 
 
 def _stated_rate(parameters: str) -> float | None:
@@ -153,10 +208,35 @@ def _with_rate(media_io: Any, rate: float) -> Any:
     return own_io
 
 
-def _decode_video(data: bytes, media_io: Any, config: "MediaConfig", totals: RequestTotals) -> Any:
+def measure_image(data: bytes, media_io: Any) -> Measured:
+    """Say how large an image is going to be, by its header.
+
+    Args:
+        data: The file, whose header was found sound.
+        media_io: The loader that it is for.
+    """
+    header = read_image_header(data)
+    turned = getattr(media_io, "rotates", True)
+    size = header.upright_size_px if turned else (header.width_px, header.height_px)
+    return Measured("image", *size)
+
+
+def _measure_video(header: VideoHeader, indices: Sequence[int]) -> Measured:
+    return Measured(
+        "video",
+        header.width_px,
+        header.height_px,
+        tuple(int(index) for index in indices),
+        header.frames_per_second,
+        header.n_frames,
+    )
+
+
+def _decode_video(data: bytes, media_io: Any, config: "MediaConfig", totals: Totals) -> Any:
     header = check_video(data, config)
     frame_pixels = header.width_px * header.height_px
-    counted = _counting(media_io.video_loader, header, totals)
+    trimmed = sniff_content_type(data) not in _WHOLE_OR_BROKEN
+    counted = _counting(media_io.video_loader, header, totals, may_be_trimmed=trimmed)
     # vLLM uses one loader for several files at times.
     own_io = copy.copy(media_io)
     own_io.video_loader = counted
@@ -183,7 +263,17 @@ def _refuse_lost_frames(
         )
 
 
-def _counting(loader: Any, header: VideoHeader, totals: RequestTotals) -> Any:
+def _refuse_early_end(source: Any, header: VideoHeader) -> None:
+    """Refuse a video that ends before its container says; vLLM would sample what is there."""
+    n_there = getattr(source, "total_frames_num", header.n_frames)
+    if n_there < header.n_frames - _UNSURE_FRAMES:
+        raise MediaError(
+            f"it ends after {n_there} of {header.n_frames} frames: the video is truncated or "
+            "corrupt"
+        )
+
+
+def _counting(loader: Any, header: VideoHeader, totals: Totals, *, may_be_trimmed: bool) -> Any:
     """Derive a loader that counts the frames it is going to decode."""
     from typing_extensions import override
 
@@ -199,9 +289,11 @@ def _counting(loader: Any, header: VideoHeader, totals: RequestTotals) -> Any:
         def compute_frames_index_to_sample(cls, *args: Any, **kw: Any) -> Any:
             indices = super().compute_frames_index_to_sample(*args, **kw)
             if not cls.sampled:
+                if not may_be_trimmed:
+                    _refuse_early_end(kw.get("source"), header)
                 cls.sampled = list(indices)
-                totals.add_pixels(len(indices) * frame_pixels)
-                totals.show_video(header, indices)
+                n_pixels = len(indices) * frame_pixels
+                totals.add_pixels(n_pixels, _measure_video(header, indices))
             return indices
 
     return CountingLoader()

@@ -10,28 +10,33 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vlmserve import metrics
 from vlmserve.config.serve import MediaConfig
+from vlmserve.engine.decoders import DecoderError, DecoderPool
 from vlmserve.engine.environment import PLUGIN_NAME
-from vlmserve.engine.guarded_decode import decode, decode_data_url, kind_of
-from vlmserve.errors import ConfigError, MediaError
+from vlmserve.engine.guarded_decode import kind_of
+from vlmserve.engine.media_decoding import MediaDecoder, RequestMedia, create_pool
+from vlmserve.errors import EngineUnavailableError, MediaError
 from vlmserve.media.fetch import MediaFetcher
-from vlmserve.media.limits import RequestTotals, max_bytes
-from vlmserve.media.local import read_local_file
+from vlmserve.media.limits import max_bytes
+from vlmserve.media.local import read_local_file, resolve_roots
 from vlmserve.media.measured import NotDecodedError, Undecoded, Watch
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from vlmserve.media.normalise import VLLM, Normalisation
 
 _LOG = logging.getLogger(__name__)
 
 _MAX_REASON_CHARS = 200
 _SCHEME_CHARS = 8
+_N_THREADS = 64
+# What loaders run into where a video has no frames.
+_TOO_FEW_FRAMES = frozenset({"ZeroDivisionError", "IndexError", "RuntimeError"})
 
 Locate = Callable[[str], str | None]
 """Finds the dotted field of a request that holds a URL."""
@@ -44,7 +49,7 @@ Fields = Callable[[str], list[str]]
 class MediaRequest:
     """A request whose media are being loaded."""
 
-    totals: RequestTotals
+    media: RequestMedia
     locate: Locate | None
     fields: Fields | None = None
 
@@ -54,27 +59,54 @@ current_request: ContextVar[MediaRequest | None] = ContextVar("media_request", d
 
 
 class _Guard:
-    """What the operator allows, and what fetches accordingly."""
+    """What the operator allows, and what fetches and decodes accordingly."""
 
-    def __init__(self, config: MediaConfig) -> None:
+    def __init__(
+        self, config: MediaConfig, normalisation: Normalisation, pool: DecoderPool | None
+    ) -> None:
         self.config = config
+        self.normalisation = normalisation
+        self.roots = resolve_roots(config.allowed_roots)
         self.fetcher = MediaFetcher(config)
+        self.decoder = MediaDecoder(config, normalisation, pool)
 
 
 # Media are loaded in the process that takes requests. Nothing but data URLs unless it is told.
-_guard = _Guard(MediaConfig())
+_guard = _Guard(MediaConfig(), VLLM, None)
+# They wait for a decoder, for memory and for its answer, and compute little.
+_threads = ThreadPoolExecutor(_N_THREADS, "media")
 
 
-def configure(config: MediaConfig) -> None:
-    """Say what media this process may load; call it before the engine is created.
+def configure(config: MediaConfig, normalisation: Normalisation = VLLM) -> None:
+    """Say what media this process may load and how; call it before the engine is created.
+
+    They are decoded in this process until ``decoder_processes``.
 
     Raises:
-        ConfigError: The directory for local files is none.
+        ConfigError: A directory for local files is none.
     """
     global _guard  # noqa: PLW0603 - vLLM creates connectors by itself, with arguments of its own
-    if config.allowed_root is not None and not Path(config.allowed_root).is_dir():
-        raise ConfigError(f"media.allowed_root: {config.allowed_root} is not a directory")
-    _guard = _Guard(config)
+    _guard = _Guard(config, normalisation, None)
+
+
+@contextlib.contextmanager
+def decoder_processes() -> Iterator[DecoderPool | None]:
+    """Decode media in processes of their own until the block ends, if the configuration says so.
+
+    Enter it once vLLM is imported, which those processes then need not do, and before there is an
+    engine or a thread that may hold a lock.
+    """
+    global _guard  # noqa: PLW0603 - as above
+    before = _guard
+    pool = create_pool(before.config)
+    mine = _guard = _Guard(before.config, before.normalisation, pool)
+    try:
+        yield pool
+    finally:
+        if _guard is mine:
+            _guard = before
+        if pool is not None:
+            pool.close()
 
 
 @contextlib.contextmanager
@@ -85,7 +117,7 @@ def media_request(locate: Locate | None = None, fields: Fields | None = None) ->
         locate: Names the place of a medium in errors.
         fields: Names the places of all media of a kind.
     """
-    token = current_request.set(MediaRequest(RequestTotals(_guard.config), locate, fields))
+    token = current_request.set(MediaRequest(_guard.decoder.open_request(), locate, fields))
     try:
         yield
     finally:
@@ -104,7 +136,7 @@ def watched_media(watch: Watch) -> Iterator[MediaRequest]:
     """
     around = current_request.get()
     request = MediaRequest(
-        RequestTotals(_guard.config, watch, of=None if around is None else around.totals),
+        _guard.decoder.open_request(watch, of=None if around is None else around.media),
         None if around is None else around.locate,
         None if around is None else around.fields,
     )
@@ -144,12 +176,13 @@ def _connector_class() -> type[Any]:
 
 def _load(url: str, media_io: Any) -> Any:
     request = current_request.get()
+    guard = _guard
     try:
         if not _is_remote(url):
-            return _load_here(url, media_io, _guard.config, _totals(request))
+            return _load_here(guard, url, media_io, _media_of(request, guard))
         # In a thread of its own: the caller's may be running an event loop.
-        data = _threads().submit(asyncio.run, _fetch(url, media_io)).result()
-        return decode(data, media_io, _guard.config, _totals(request))
+        data = _threads.submit(asyncio.run, _fetch(guard, url, media_io)).result()
+        return guard.decoder.decode_file(data, media_io, _media_of(request, guard))
     except NotDecodedError as spared:
         return Undecoded(spared.measured)
     except Exception as error:
@@ -158,58 +191,61 @@ def _load(url: str, media_io: Any) -> Any:
 
 async def _load_async(url: str, media_io: Any) -> Any:
     request = current_request.get()
-    totals = _totals(request)
+    guard = _guard
+    media = _media_of(request, guard)
     loop = asyncio.get_running_loop()
     try:
         if not _is_remote(url):
-            return await loop.run_in_executor(
-                _threads(), _load_here, url, media_io, _guard.config, totals
-            )
-        data = await _fetch(url, media_io)
-        return await loop.run_in_executor(_threads(), decode, data, media_io, _guard.config, totals)
+            return await loop.run_in_executor(_threads, _load_here, guard, url, media_io, media)
+        data = await _fetch(guard, url, media_io)
+        return await loop.run_in_executor(
+            _threads, guard.decoder.decode_file, data, media_io, media
+        )
     except NotDecodedError as spared:
         return Undecoded(spared.measured)
     except Exception as error:
         raise _as_request_error(error, url, media_io, request) from error
 
 
-def _totals(request: MediaRequest | None) -> RequestTotals:
-    return RequestTotals(_guard.config) if request is None else request.totals
+def _media_of(request: MediaRequest | None, guard: _Guard) -> RequestMedia:
+    return guard.decoder.open_request() if request is None else request.media
 
 
 def _is_remote(url: str) -> bool:
     return url[:_SCHEME_CHARS].lower().startswith(("http://", "https://"))
 
 
-async def _fetch(url: str, media_io: Any) -> bytes:
+async def _fetch(guard: _Guard, url: str, media_io: Any) -> bytes:
     kind = kind_of(media_io)
-    return await _guard.fetcher.fetch(url, kind, max_bytes=max_bytes(kind, _guard.config))
+    started = time.perf_counter()
+    data = await guard.fetcher.fetch(url, kind, max_bytes=max_bytes(kind, guard.config))
+    metrics.FETCH_SECONDS.labels(kind).observe(time.perf_counter() - started)
+    return data
 
 
-def _load_here(url: str, media_io: Any, config: MediaConfig, totals: RequestTotals) -> Any:
+def _load_here(guard: _Guard, url: str, media_io: Any, media: RequestMedia) -> Any:
     scheme = url[:_SCHEME_CHARS].lower()
     if scheme.startswith("data:"):
-        return decode_data_url(url, media_io, config, totals)
+        return guard.decoder.decode_data_url(url, media_io, media)
     if scheme.startswith("file:"):
-        limit = max_bytes(kind_of(media_io), config)
-        data = read_local_file(url, config.allowed_root, max_bytes=limit)
-        return decode(data, media_io, config, totals)
+        limit = max_bytes(kind_of(media_io), guard.config)
+        data = read_local_file(url, guard.roots, max_bytes=limit)
+        return guard.decoder.decode_file(data, media_io, media)
     raise MediaError("its URL must be one of data:, https:, http: or file:")
-
-
-def _threads() -> "ThreadPoolExecutor":
-    from vllm.multimodal.media.connector import global_thread_pool
-
-    threads: ThreadPoolExecutor = global_thread_pool
-    return threads
 
 
 def _as_request_error(
     error: Exception, url: str, media_io: Any, request: MediaRequest | None
 ) -> Exception:
-    from vllm.exceptions import VLLMValidationError
+    from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 
     kind = kind_of(media_io)
+    if isinstance(error, EngineUnavailableError):
+        metrics.MEDIA_REFUSALS.labels(kind, "busy").inc()
+        busy: Exception = GracefulHTTPError(error.message, error.status)
+        return busy
+    reason = "limit" if isinstance(error, MediaError) else "broken"
+    metrics.MEDIA_REFUSALS.labels(kind, reason).inc()
     param = None if request is None or request.locate is None else request.locate(url)
     refusal: Exception = VLLMValidationError(
         f"this {kind} cannot be used: {_reason(error, kind)}", parameter=param or kind
@@ -225,8 +261,9 @@ def _reason(error: Exception, kind: str) -> str:
     _LOG.info("decoding the media of a request failed", exc_info=error)
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
+    name = error.name if isinstance(error, DecoderError) else type(error).__name__
     text = str(error.args[0] if error.args else error).partition("\n")[0]
     text = text.removeprefix("Failed to load image: ")
-    if kind == "video" and isinstance(error, (ZeroDivisionError, IndexError, RuntimeError)):
+    if kind == "video" and name in _TOO_FEW_FRAMES:
         return f"it holds too few frames that can be decoded: {text[:_MAX_REASON_CHARS]}"
-    return f"it is broken: {text[:_MAX_REASON_CHARS] or type(error).__name__}"
+    return f"it is broken: {text[:_MAX_REASON_CHARS] or name}"

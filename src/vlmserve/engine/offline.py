@@ -4,6 +4,7 @@ One process holds the renderer, the scheduler and the model (``VLLM_ENABLE_V1_MU
 every vLLM process pays some 20 s of imports on two cores, and an evaluation needs only one.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -19,7 +20,7 @@ from vlmserve.engine.base import (
     ScoringResult,
 )
 from vlmserve.engine.environment import prepare_vllm
-from vlmserve.engine.media_connector import configure
+from vlmserve.engine.media_connector import configure, decoder_processes
 from vlmserve.engine.offline_run import GenerationRun, ScoringRun, lora_request
 from vlmserve.engine.openai_messages import openai_messages
 from vlmserve.engine.plan import ServingPlan, plan_serving
@@ -65,17 +66,18 @@ def open_offline_engine(
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     prepare_vllm()
     configure(config.media)
-    scratch = tempfile.TemporaryDirectory(prefix="vlmserve-")
+    resources = contextlib.ExitStack()
     try:
-        plan = plan_serving(
-            checkpoint, config, Path(scratch.name), train_env=train_env, beside=beside
-        )
+        scratch = resources.enter_context(tempfile.TemporaryDirectory(prefix="vlmserve-"))
+        plan = plan_serving(checkpoint, config, Path(scratch), train_env=train_env, beside=beside)
         for note in plan.notes:
             _LOG.info(note)
+        configure(config.media, plan.normalisation)
         args = parse_vllm_flags(vllm_flags(plan, config))
-        engine = OfflineEngine(_load(args), plan, _chat_settings(args), scratch)
+        resources.enter_context(decoder_processes())
+        engine = OfflineEngine(_load(args), plan, _chat_settings(args), resources)
     except BaseException:
-        scratch.cleanup()
+        resources.close()
         raise
     try:
         engine.probe()
@@ -119,12 +121,12 @@ class OfflineEngine:
         llm: Any,
         plan: ServingPlan,
         chat_settings: Mapping[str, Any],
-        scratch: "tempfile.TemporaryDirectory[str]",
+        resources: contextlib.ExitStack,
     ) -> None:
         self._llm = llm
         self._plan = plan
         self._chat_settings = chat_settings
-        self._scratch = scratch
+        self._resources = resources
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -205,7 +207,7 @@ class OfflineEngine:
 
         cleanup_dist_env_and_memory()
         gc.collect()
-        self._scratch.cleanup()
+        self._resources.close()
 
 
 def takes_images(model_config: Any) -> bool:

@@ -15,6 +15,8 @@ from vlmserve.checkpoint.visual_tokens.formula import load_visual_tokens
 from vlmserve.engine.media_options import ignored_video_options
 from vlmserve.engine.token_rules import PromptLimits
 from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
+from vlmserve.frameworks.image_reading import UNKNOWN, find_image_reader
+from vlmserve.media.normalise import VLLM, Normalisation
 
 if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits
@@ -59,6 +61,9 @@ class ServingPlan:
 
     mm_processor_kwargs: Mapping[str, Any]
     media_io_kwargs: Mapping[str, Mapping[str, Any]]
+    normalisation: Normalisation
+    """How image files become RGB."""
+
     notes: tuple[str, ...]
     """Sentences for the user: what was borrowed, and which settings come from the training."""
 
@@ -124,12 +129,14 @@ def plan_serving(
     media_io = {kind: dict(settings) for kind, settings in training.media_io_kwargs.items()}
     for kind, settings in config.engine.media_io_kwargs.items():
         media_io.setdefault(kind, {}).update(settings)
+    normalisation = _choose_normalisation(checkpoint, config, notes)
     return ServingPlan(
         model_path=model_path,
         base_name=base_name,
         adapter=adapter,
         mm_processor_kwargs={**training.mm_processor_kwargs, **chosen},
         media_io_kwargs=media_io,
+        normalisation=normalisation,
         notes=(*notes, *training.notes),
         beside=tuple(others),
     )
@@ -168,6 +175,32 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     """The name, or the first with a number behind it: directories of two runs are often alike."""
     names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
     return next(each for each in names if each not in taken)
+
+
+def _choose_normalisation(
+    checkpoint: "Checkpoint", config: "ServeConfig", notes: list[str]
+) -> Normalisation:
+    if config.media.normalise == "vllm":
+        return VLLM
+    if "image" in config.engine.media_io_kwargs:
+        raise ConfigError(
+            "media.normalise: training decides how images are read, and so does "
+            "engine.media_io_kwargs.image; set one of them"
+        )
+    training, family = checkpoint.training, checkpoint.family
+    reader = find_image_reader(
+        None if training is None else training.framework,
+        "" if family is None else family.name,
+        shrinks=training is not None and training.limits.max_pixels is not None,
+    )
+    chosen = Normalisation(
+        reader.name, rotates=bool(reader.rotates), fills_white=bool(reader.fills_white)
+    )
+    who = "its framework is not known: plain convert" if reader is UNKNOWN else chosen.reader
+    turned = "turned by their EXIF orientation" if chosen.rotates else "left as they are stored"
+    alpha = "put on white" if chosen.fills_white else "dropped"
+    notes.append(f"images are read as in training ({who}): {turned}, transparency {alpha}")
+    return chosen
 
 
 def _complete_directory(

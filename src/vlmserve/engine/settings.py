@@ -27,6 +27,11 @@ def serving_settings(plan: "ServingPlan", config: "ServeConfig") -> dict[str, An
         # Limits of the training's are among these, with the operator's on top.
         "mm_processor_kwargs": dict(plan.mm_processor_kwargs),
         "media_io_kwargs": {kind: dict(value) for kind, value in plan.media_io_kwargs.items()},
+        "normalise": {
+            "as": plan.normalisation.reader,
+            "rotates": plan.normalisation.rotates,
+            "fills_white": plan.normalisation.fills_white,
+        },
         "chat_template": _template_digest(config.server.chat_template),
         # Even the base's answers are computed by other kernels beside an adapter. How many others
         # there are is no matter: each request is computed with its own.
@@ -49,6 +54,9 @@ def checkpoint_settings(plan: "ServingPlan", config: "ServeConfig") -> frozenset
     for kind, values in plan.media_io_kwargs.items():
         given = media.get(kind, {})
         found |= {f"media_io_kwargs.{kind}.{key}" for key in values if key not in given}
+    if config.media.normalise == "training":
+        # Which way that is comes with the checkpoint.
+        found |= {f"normalise.{key}" for key in ("as", "rotates", "fills_white")}
     return frozenset({*found, "lora"})
 
 

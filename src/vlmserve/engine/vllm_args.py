@@ -41,7 +41,7 @@ _RESERVED = {
     "--shutdown-timeout": "--set server.drain_timeout_s=SECONDS",
     "--config": "--config",
     "--allowed-media-domains": "--set media.allowed_hosts=[HOST]",
-    "--allowed-local-media-path": "--set media.allowed_root=DIR",
+    "--allowed-local-media-path": "--set media.allowed_roots=[DIR]",
 }
 
 

@@ -109,7 +109,8 @@ class MediaFetcher:
                 trust_env=False,
             ) as session:
                 return await self._follow(session, self._parse(url), kind, max_bytes)
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, UnicodeError):
+            # The latter: a host that IDNA cannot write.
             raise MediaError("its URL is malformed") from None
         except (aiohttp.ClientError, OSError) as error:
             if guard.has_refused:

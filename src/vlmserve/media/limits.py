@@ -6,11 +6,9 @@ Sizes are read from headers: a file of some kilobytes can state an image that de
 import io
 import os
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmserve.errors import MediaError
-from vlmserve.media.headers import read_image_header
 from vlmserve.media.kind import MediaKind, check_kind
 from vlmserve.media.measured import Measured, Watch
 from vlmserve.media.video_stream import VideoStream
@@ -22,6 +20,16 @@ if TYPE_CHECKING:
 # Pillow's readers of the formats that are let through.
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _MIN_FRAMES = 2
+
+
+class Totals(Protocol):
+    """Whoever is told of what is going to be decoded, and may refuse it."""
+
+    def add_bytes(self, n_bytes: int) -> None:
+        """Count a file."""
+
+    def add_pixels(self, n_pixels: int, measured: Measured | None = None) -> None:
+        """Count pixels that are going to be decoded, of a medium that has been measured by then."""
 
 
 class RequestTotals:
@@ -60,11 +68,16 @@ class RequestTotals:
                 "let the operator raise media.max_request_bytes"
             )
 
-    def add_pixels(self, n_pixels: int) -> None:
+    def add_pixels(self, n_pixels: int, measured: Measured | None = None) -> None:
         """Count pixels that are going to be decoded.
+
+        Args:
+            n_pixels: How many.
+            measured: What they are of, for the watch.
 
         Raises:
             MediaError: The request's images and sampled frames have too many pixels together.
+            NotDecodedError: The watch saw enough.
         """
         limit = self._config.max_request_pixels
         with self._sums.lock:
@@ -76,33 +89,8 @@ class RequestTotals:
                 f"and {limit} are allowed; send fewer or smaller ones, or let the operator raise "
                 "media.max_request_pixels"
             )
-
-    def show_image(self, data: bytes) -> None:
-        """Let the watch see an image whose header was found sound.
-
-        Raises:
-            NotDecodedError: It need not be decoded.
-        """
-        if self._watch is not None:
-            self._watch(Measured("image", *read_image_header(data).upright_size_px))
-
-    def show_video(self, header: VideoHeader, indices: Sequence[int]) -> None:
-        """Let the watch see a video and which of its frames are going to be decoded.
-
-        Raises:
-            NotDecodedError: They need not be.
-        """
-        if self._watch is not None:
-            self._watch(
-                Measured(
-                    "video",
-                    header.width_px,
-                    header.height_px,
-                    tuple(int(index) for index in indices),
-                    header.frames_per_second,
-                    header.n_frames,
-                )
-            )
+        if measured is not None and self._watch is not None:
+            self._watch(measured)
 
 
 class _Sums:

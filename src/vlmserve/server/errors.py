@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+_RETRY_AFTER_S = b"5"
+"""For what is overloaded behind vLLM's app, where nothing is known of how long that takes."""
+
+
 def error_body(error: VlmserveError) -> dict[str, Any]:
     """Render the body that OpenAI's clients expect.
 
@@ -92,6 +96,10 @@ class _Answer:
             for name, value in self._failed["headers"]
             if name.lower() not in (b"content-type", b"content-length")
         )
+        if status == HTTPStatus.SERVICE_UNAVAILABLE and not any(
+            name.lower() == b"retry-after" for name, _ in kept
+        ):
+            kept = (*kept, (b"retry-after", _RETRY_AFTER_S))
         await send_error(self._send, status, body, kept)
 
     def _translated_event(self, message: "Message") -> "Message":

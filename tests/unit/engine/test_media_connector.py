@@ -8,9 +8,9 @@ from vlmserve.errors import ConfigError
 
 
 def test_directory_for_local_files_must_be_there(tmp_path: Path) -> None:
-    config = MediaConfig(allowed_root=str(tmp_path / "nowhere"))
+    config = MediaConfig(allowed_roots=(str(tmp_path / "nowhere"),))
 
-    with pytest.raises(ConfigError, match=r"media\.allowed_root: .*nowhere is not a directory"):
+    with pytest.raises(ConfigError, match=r"media\.allowed_roots: .*nowhere is not a directory"):
         configure(config)
 
 
@@ -24,5 +24,5 @@ def test_media_of_a_request_are_counted_together() -> None:
 
     assert outer is not None
     assert inner is not None
-    assert inner.totals is not outer.totals
+    assert inner.media is not outer.media
     assert current_request.get() is None

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vlmserve.errors import MediaError
-from vlmserve.media.local import read_local_file
+from vlmserve.media.local import read_local_file, resolve_roots
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(url: str, root: Path | None) -> bytes:
-    return read_local_file(url, None if root is None else str(root), max_bytes=10)
+    return read_local_file(url, resolve_roots([] if root is None else [str(root)]), max_bytes=10)
 
 
 @pytest.mark.parametrize("path", ["a.png", "inner/../a.png", "inner/a%20b%23%25.png"])
@@ -57,7 +57,7 @@ def test_nothing_else_is_read_or_told_apart(root: Path, tmp_path: Path, path: st
         read(f"file://{root}/{path}", root)
 
     assert caught.value.message == (
-        "there is no such file under the directory that media may come from"
+        "there is no such file under a directory that media may come from"
     )
 
 
