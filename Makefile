@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Engines share the machine with their clients; on few cores a second thread pool only gets in the way.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo check test test-formulas bench docs chromium lock install install-dev clean
+.PHONY: demo check test test-formulas bench docs chromium node-client lock install install-dev clean
 
 demo: install  ## serve and judge the demo checkpoints, end to end
 	$(BIN)/vlmserve demo tour --out demo-out
@@ -16,8 +16,8 @@ check: install-dev  ## lint, format, types, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: install-dev chromium  ## every test; a tier that cannot run is a failure
-	VLMSERVE_REQUIRE=engine,compose,browser $(BIN)/pytest
+test: install-dev chromium node-client  ## every test; a tier that cannot run is a failure
+	VLMSERVE_REQUIRE=engine,compose,browser,node $(BIN)/pytest
 
 test-formulas: install-dev  ## the token formulas against ten times as many sizes
 	VLMSERVE_FORMULA_SIZES=2000 $(BIN)/pytest tests/unit/checkpoint/test_visual_tokens.py
@@ -42,6 +42,9 @@ install-dev:
 
 chromium:  ## the browser of the tests, where there is none
 	@$(PYTHON) scripts/install_chromium.py
+
+node-client:  ## OpenAI's JavaScript client of the tests, where it is missing
+	@$(PYTHON) scripts/install_node_client.py
 
 lock: install  ## pin again what pyproject.toml asks for
 	$(PYTHON) scripts/lock.py

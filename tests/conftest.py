@@ -13,16 +13,26 @@ CHROMIUM = "chromium"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-_TIERS = ("engine", "compose", "browser")
+_TIERS = ("engine", "compose", "browser", "node")
 
 
 def _tier_reason(tier: str) -> str | None:
     """Why a tier cannot run here; ``None`` when it can."""
+    if tier == "node":
+        return _node_reason()
     module = {"engine": "vllm", "compose": "compose", "browser": "playwright"}[tier]
     if importlib.util.find_spec(module) is None:
         return f"{module} is not installed"
     if tier == "browser" and shutil.which(CHROMIUM) is None:
         return f"{CHROMIUM} is not installed"
+    return None
+
+
+def _node_reason() -> str | None:
+    if shutil.which("node") is None:
+        return "node is not installed"
+    if not (ROOT / "tests" / "node" / "node_modules" / "openai").is_dir():
+        return "OpenAI's JavaScript client is not installed: make node-client"
     return None
 
 

@@ -1,6 +1,7 @@
 """A host of media that behaves well or badly, by path."""
 
 import contextlib
+import gzip
 import http.server
 import threading
 import time
@@ -15,6 +16,18 @@ from tests.engine import media
 _SILENCE_S = 2.0
 _DRIPS = 100
 _DRIP_S = 0.1
+
+
+_OK = b"HTTP/1.0 200 OK\r\n"
+_RAW = {
+    "nowhere": b"HTTP/1.0 302 Found\r\n\r\n",
+    "packed": _OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(50_000_000)),
+    "short": _OK + b"Content-Length: 100000\r\n\r\n" + media.png((84, 84), media.RED),
+    "garbage": b"\0\1\2 not HTTP\r\n\r\n" + bytes(1000),
+    "headers": _OK + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(1000)) + b"\r\n",
+    "html": _OK + b"Content-Type: text/html\r\n\r\n<html>" + bytes(100),
+    "hangup": b"",
+}
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -35,8 +48,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.end_headers()
             case "status":
                 self.send_error(int(rest))
-            case "html":
-                self._send(b"<html>" + bytes(100), "text/html")
             case "endless":
                 self._send(self.files["/red.png"], "image/png")
                 while True:
@@ -48,6 +59,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for _ in range(_DRIPS):
                     self.wfile.write(b"\0")
                     time.sleep(_DRIP_S)
+            case _ if kind in _RAW:
+                self.close_connection = True
+                self.wfile.write(_RAW[kind])
             case _ if content := self.files.get(self.path):
                 self._send(content, None)
             case _:
@@ -75,7 +89,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class MediaHost:
     """``/red.png``, ``/dot.mp4``, ``/redirect/URL``, ``/status/N``, ``/html``, ``/endless``,
-    ``/silent`` and ``/dripping`` on a free port of 127.0.0.1."""
+    ``/silent``, ``/dripping`` and more on a free port of 127.0.0.1."""
 
     def __init__(self) -> None:
         self._server = _Server()
