@@ -151,6 +151,52 @@ def test_other_sampling_is_refused_by_name_unless_it_is_declared(
     assert "no such field" in capsys.readouterr().err
 
 
+def test_an_anchor_is_judged_as_well(judged: Run, compared: Callable[..., Any]) -> None:
+    judged("best", 0)
+    judged("good", 5)
+    judged("better", 6)
+
+    assert compared("good", "better")[1]["tasks"][0]["anchor"] is None
+    status, report = compared("good", "better", "--anchor", "best")
+    (task,) = report["tasks"]
+    assert (status, task["anchor"]["difference"]) == (1, pytest.approx(-0.3))
+    assert task["anchor"]["decides"]
+
+
+def test_a_run_with_an_anchor_gives_its_own_verdict_again(
+    judged: Run, compared: Callable[..., Any], tmp_path: Path
+) -> None:
+    judged("best", 0)
+    path = tmp_path / "first.json"
+    status = judged("better", 6, "--anchor", "best", "--json", str(path))
+    first = json.loads(path.read_text())
+
+    again_status, again = compared("better:baseline", "better")
+    assert (again_status, again["tasks"]) == (status, first["tasks"])
+
+
+def test_a_run_that_was_asked_in_another_way_is_refused(
+    judged: Run,
+    compared: Callable[..., Any],
+    suite: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    judged("plain", 0)
+    _change_suite(suite, sides={"candidate": {"system": "Think."}})
+    judged("prompted", 0)
+    capsys.readouterr()
+
+    assert compared("plain", "prompted") == (2, None)
+    err = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "settings.asking.system: null | Think." in err
+    assert "--allow-difference settings" in err
+    status, report = compared("plain", "prompted", "--allow-difference", "settings.asking")
+    assert status == 0
+    assert any("declared difference: settings.asking" in note for note in report["notes"])
+    # The sides of one run were asked as its suite says.
+    assert compared("prompted:baseline", "prompted")[0] == 0
+
+
 def test_another_scorer_is_refused(
     judged: Run, compared: Callable[..., Any], suite: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,13 @@
 """``vlmserve watch`` from the command line, as far as it goes without an engine."""
 
+import argparse
 import importlib.util
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from vlmserve.cli.child import run_child
 from vlmserve.cli.main import main
+from vlmserve.cli.watch import Evaluation
 from vlmserve.evals.trackers import create_tracker
 
 
@@ -117,6 +120,26 @@ def test_a_wrong_option_for_eval_ends_the_watch(
     store = ["--store", str(tmp_path / "runs.sqlite")]
     assert main([*command, *store, "--", "--limit", "0"]) == 2
     assert "--limit 0: must be at least 1" in flat(capsys.readouterr().err)
+
+
+def test_an_endpoint_is_asked_once_for_all_checkpoints(
+    evaluate: Callable[..., int], suite: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "data" / "vlmserve" / "evals.sqlite"
+    args = argparse.Namespace(
+        suite=suite, baseline="http://host/v1#old", passed_on=["--limit", "3"]
+    )
+    watched = Evaluation(args, store, "out")
+    before = watched.command(tmp_path / "checkpoint-10", "out-10")
+    evaluate("--run-id", "out-10")
+    evaluate("--run-id", "another-10")
+    after = watched.command(tmp_path / "checkpoint-20", "out-20")
+
+    assert before[before.index("--baseline") + 1] == "http://host/v1#old"
+    assert after[after.index("--baseline") + 1] == "run:out-10:baseline"
+    assert after[-2:] == ["--limit", "3"]
+    # What the command says is what ``vlmserve eval`` takes.
+    assert evaluate(*after[after.index("--baseline") :][:2], "--run-id", "out-20") == 0
 
 
 def test_an_error_of_a_child_is_heard_whole() -> None:

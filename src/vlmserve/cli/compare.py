@@ -14,6 +14,7 @@ from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from vlmserve.evals.archive import RecordedSide
+    from vlmserve.evals.records import SideName
     from vlmserve.evals.store import AnswerStore
 
 
@@ -33,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[TASK=]M",
         help="the drop that is acceptable, of one task or of all; repeatable",
+    )
+    parser.add_argument(
+        "--anchor",
+        metavar="RUN[:SIDE]",
+        help="a fixed point: every gated task is held against it, too",
     )
     parser.add_argument(
         "--key",
@@ -85,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     )
     with open_store(args.store) as store:
         baseline, candidate = _load(store, args.baseline), _load(store, args.candidate)
-        repeat = _repeat(store, baseline, candidate)
-    report = compare_runs(baseline, candidate, terms, repeat=repeat)
+        others = _others(store, baseline, candidate, args.anchor)
+    report = compare_runs(baseline, candidate, terms, others=others)
     inconclusive_fails = args.on_inconclusive == "fail"
     files = report_files(args)
     write_reports(report, files, inconclusive_fails=inconclusive_fails)
@@ -130,13 +136,21 @@ def _load(store: "AnswerStore", reference: str) -> "RecordedSide":
     return load_side(store, run_id, side or "candidate")
 
 
-def _repeat(
-    store: "AnswerStore", baseline: "RecordedSide", candidate: "RecordedSide"
-) -> "RecordedSide | None":
-    """The second time that a run asked its baseline, where it is that which is compared."""
+def _others(
+    store: "AnswerStore",
+    baseline: "RecordedSide",
+    candidate: "RecordedSide",
+    anchor: str | None,
+) -> "dict[SideName, RecordedSide]":
+    """What the run itself had beside its two sides, where these are compared; and an anchor."""
     from vlmserve.evals.archive import load_side
 
-    of_one_run = baseline.run_id == candidate.run_id and baseline.side == "baseline"
-    if of_one_run and "repeat" in store.list_sides(baseline.run_id):
-        return load_side(store, baseline.run_id, "repeat")
-    return None
+    found: dict[SideName, RecordedSide] = {}
+    sides = (baseline.run_id, baseline.side, candidate.side)
+    if sides == (candidate.run_id, "baseline", "candidate"):
+        kept = store.list_sides(baseline.run_id)
+        names: tuple[SideName, ...] = ("repeat", "anchor")
+        found = {name: load_side(store, baseline.run_id, name) for name in names if name in kept}
+    if anchor is not None:
+        found["anchor"] = _load(store, anchor)
+    return found

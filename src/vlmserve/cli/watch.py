@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         output=TrainingOutput(args.folder, settle_s=args.settle),
         store_path=store_path,
         name=name,
-        evaluate=_Evaluation(args, store_path),
+        evaluate=Evaluation(args, store_path, name),
         listener=screen,
         patience=Patience(once=args.once, poll_s=args.poll, timeout_s=args.timeout),
     )
@@ -156,30 +156,62 @@ def _name(args: argparse.Namespace, suite: object) -> str:
     return f"{folder.name}-{hashlib.sha256(asked.encode()).hexdigest()[:_NAME_HEX_DIGITS]}"
 
 
-class _Evaluation:
+class Evaluation:
     """Runs ``vlmserve eval`` for a checkpoint, in a process of its own.
 
     An engine that dies, or keeps its memory, takes nothing with it.
+
+    Args:
+        args: The parsed arguments.
+        store_path: Where runs are kept.
+        name: Of the watch.
     """
 
-    def __init__(self, args: argparse.Namespace, store_path: Path) -> None:
-        self._common = ["--suite", str(args.suite), "--store", str(store_path)]
+    def __init__(self, args: argparse.Namespace, store_path: Path, name: str) -> None:
+        self._suite = str(args.suite)
+        self._store_path = store_path
+        self._name = name
         self._baseline = args.baseline
         self._flags = list(args.passed_on)
 
     def __call__(self, checkpoint: Path, run_id: str) -> tuple[int, str | None]:
+        """Evaluate; see ``vlmserve.evals.watching.Evaluate``."""
         from vlmserve.cli.child import run_child
 
-        command = [sys.executable, "-m", "vlmserve", "eval", "--ckpt", str(checkpoint)]
-        baseline = [] if self._baseline is None else ["--baseline", self._baseline]
-        options = [*self._common, *baseline, "--run-id", run_id, *self._flags]
-        status, error = run_child([*command, *options])
+        status, error = run_child(self.command(checkpoint, run_id))
         if status == ConfigError.exit_code:
             # What is wrong with the command line or the suite is wrong for every checkpoint.
             raise ConfigError(error or "vlmserve eval refused its command line")
         if status in _VERDICTS:
             return status, None
         return status, error or f"vlmserve eval ended with status {status}"
+
+    def command(self, checkpoint: Path, run_id: str) -> list[str]:
+        """The command that evaluates a checkpoint under a run's name."""
+        command = [sys.executable, "-m", "vlmserve", "eval", "--ckpt", str(checkpoint)]
+        baseline = self._asked_before() or self._baseline
+        if baseline is not None:
+            command += ["--baseline", baseline]
+        common = ["--suite", self._suite, "--store", str(self._store_path), "--run-id", run_id]
+        return [*command, *common, *self._flags]
+
+    def _asked_before(self) -> str | None:
+        """An endpoint's answers belong to the run that asked it: later runs take them from there.
+
+        Those of a checkpoint are found by its fingerprint.
+        """
+        from vlmserve.cli.endpoints import is_url
+        from vlmserve.evals.store import AnswerStore
+
+        if self._baseline is None or not is_url(self._baseline) or not self._store_path.is_file():
+            return None
+        with AnswerStore(self._store_path) as store:
+            kept = [
+                run_id
+                for run_id, side, _ in store.list_side_records()
+                if side == "baseline" and run_id.rpartition("-")[0] == self._name
+            ]
+        return f"run:{kept[0]}:baseline" if kept else None
 
 
 class _Screen:

@@ -7,8 +7,19 @@ from typing import Any
 
 from vlmserve.errors import ConfigError
 from vlmserve.evals.archive import RecordedSide, RecordedTask
+from vlmserve.evals.serving_differences import settings_differences
 
-FIELDS = ("tasks", "metric", "scorer", "sampling", "request", "media_policy", "prompt", "media")
+FIELDS = (
+    "tasks",
+    "metric",
+    "scorer",
+    "sampling",
+    "request",
+    "media_policy",
+    "settings",
+    "prompt",
+    "media",
+)
 """What may be declared to differ. Targets may not: two scores by different targets have nothing in
 common."""
 
@@ -58,10 +69,18 @@ def find_differences(baseline: RecordedSide, candidate: RecordedSide) -> list[Di
             )
         )
     found += _differing("media_policy", baseline.record.media_policy, candidate.record.media_policy)
+    found += _serving_differences(baseline, candidate)
+    found += _repetitions(baseline, candidate)
     for name, task in new.items():
         if name in old:
             found += _task_differences(old[name], task)
     return found
+
+
+def _repetitions(baseline: RecordedSide, candidate: RecordedSide) -> Iterator[Difference]:
+    times = [side.record.seeds.get("repetitions", 1) for side in (baseline, candidate)]
+    if times[0] != times[1]:
+        yield Difference("sampling.repetitions", str(times[0]), str(times[1]))
 
 
 def _task_differences(old: RecordedTask, new: RecordedTask) -> Iterator[Difference]:
@@ -112,14 +131,33 @@ def _differing(
 
 
 def describe_serving(baseline: RecordedSide, candidate: RecordedSide) -> list[str]:
-    """Say in what the two were served differently; the verdict is about all of it together."""
-    old, new = baseline.record.settings, candidate.record.settings
-    kind = "engine"
-    if old.get(kind) != new.get(kind):
-        return [f"served differently: {kind}: {_shown(old.get(kind))} | {_shown(new.get(kind))}"]
-    if old.get(kind) == "endpoint":
-        return []
-    return [f"served differently: {each.text}" for each in _differing("settings", old, new)]
+    """Say in what two sides of one run were served differently, or sides with what they bring."""
+    is_same_run = baseline.run_id == candidate.run_id
+    own = {*baseline.record.own_settings, *candidate.record.own_settings}
+    return [
+        f"served differently: {each.text}"
+        for each in _serving(baseline, candidate)
+        if is_same_run or _is_allowed(each.field, [f"settings.{name}" for name in own])
+    ]
+
+
+def _serving_differences(baseline: RecordedSide, candidate: RecordedSide) -> list[Difference]:
+    """What differs in how two runs were served, but for what their checkpoints bring along."""
+    own = [
+        f"settings.{name}" for side in (baseline, candidate) for name in side.record.own_settings
+    ]
+    found = _serving(baseline, candidate)
+    return [each for each in found if not _is_allowed(each.field, own)]
+
+
+def _serving(baseline: RecordedSide, candidate: RecordedSide) -> list[Difference]:
+    old, new = baseline.record, candidate.record
+    if {old.origin, new.origin} != {"vlmserve"}:
+        return []  # the settings of a log are those of the model, which is what is compared
+    return [
+        Difference(f"settings.{name}", _shown(before), _shown(after))
+        for name, before, after in settings_differences(old.settings, new.settings)
+    ]
 
 
 def check_allowed(found: Sequence[Difference], allowed: Sequence[str]) -> list[str]:

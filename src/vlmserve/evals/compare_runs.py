@@ -4,13 +4,12 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from vlmserve.config.suite import AnyTask, SuiteConfig
 from vlmserve.errors import ConfigError
-from vlmserve.evals.archive import RecordedSide
+from vlmserve.evals.archive import RecordedSide, RecordedTask
 from vlmserve.evals.comparability import (
     Difference,
     check_allowed,
@@ -18,11 +17,9 @@ from vlmserve.evals.comparability import (
     find_differences,
 )
 from vlmserve.evals.matching import Match, match_tasks
+from vlmserve.evals.records import SampleRecord, SideName
 from vlmserve.evals.report.json_report import EvalReport, SideReport, SuiteReport
 from vlmserve.evals.verdict import TaskRun, find_verdict
-
-if TYPE_CHECKING:
-    from vlmserve.evals.records import SampleRecord, SideName
 
 _PACKAGES = ("vlmserve", "scipy", "numpy")
 
@@ -52,7 +49,7 @@ def compare_runs(
     candidate: RecordedSide,
     terms: Terms,
     *,
-    repeat: RecordedSide | None = None,
+    others: Mapping[SideName, RecordedSide] | None = None,
 ) -> EvalReport:
     """Judge a candidate of one kept run against a side of another, or of the same.
 
@@ -60,7 +57,8 @@ def compare_runs(
         baseline: What came before.
         candidate: What is judged.
         terms: Margins, and what may differ.
-        repeat: The baseline's repetition in the same run, where there was one.
+        others: The baseline's ``repeat`` in the same run, and an ``anchor`` that the candidate is
+            held against as well, where there are such.
 
     Raises:
         ConfigError: The runs are not comparable, samples are in one alone, or a margin is missing;
@@ -70,18 +68,24 @@ def compare_runs(
     suite = _suite(candidate, terms)
     entries = {entry.name: entry for entry in suite.tasks}
     old = {task.name: task for task in baseline.tasks}
+    others = others or {}
     matches = [
         match_tasks(old[task.name], task, terms.key) for task in candidate.tasks if task.name in old
     ]
     _refuse_relative(baseline, candidate, matches)
     notes = _declared(baseline, candidate, matches, terms)
     notes += _partial(matches, terms)
+    if "anchor" in others:
+        notes += _anchor_notes(others["anchor"], candidate, terms)
     judged = [match for match in matches if match.task.name in entries]
     if left_out := [match.task.name for match in matches if match.task.name not in entries]:
         notes.append(f"not in the suite, and not judged: {', '.join(left_out)}")
     if not any(entries[match.task.name].gate for match in judged):
         raise ConfigError("no task that both runs have is gated, so there is nothing to judge")
-    runs = [_task_run(match, entries[match.task.name], suite, repeat=repeat) for match in judged]
+    runs = [
+        _task_run(match, entries[match.task.name], suite, _other_records(match, others, terms.key))
+        for match in judged
+    ]
     found = find_verdict(runs, suite.gate)
     return EvalReport(
         verdict=found.verdict,
@@ -101,6 +105,7 @@ def compare_runs(
         ),
         baseline=_side(baseline),
         candidate=_side(candidate),
+        anchor=_side(others["anchor"]) if "anchor" in others else None,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         tasks=found.tasks,
         slices=found.slices,
@@ -259,26 +264,55 @@ def _partial(matches: Sequence[Match], terms: Terms) -> list[str]:
     return [f"{line} (--allow-partial)" for line in counted]
 
 
-def _task_run(
-    match: Match, entry: AnyTask, suite: SuiteConfig, *, repeat: RecordedSide | None
-) -> TaskRun:
-    records: dict[SideName, Sequence[SampleRecord]] = {
-        "baseline": match.baseline,
-        "candidate": match.candidate,
-    }
-    again: dict[str, Any] = {}
-    if repeat is not None:
-        again = next(
-            (dict(task.records) for task in repeat.tasks if task.name == match.task.name), {}
-        )
+def _anchor_notes(anchor: RecordedSide, candidate: RecordedSide, terms: Terms) -> list[str]:
+    """Check that the anchor can be compared with, too."""
+    notes: list[str] = []
+    if anchor.run_id != candidate.run_id:
+        differences = find_differences(anchor, candidate)
+        notes = [f"anchor: {note}" for note in check_allowed(differences, terms.allowed)]
+    name = anchor.record.name
+    return [*notes, f"anchor: {name}; every gated task was held against it, too"]
+
+
+def _other_records(
+    match: Match, others: Mapping[SideName, RecordedSide], key: str | None
+) -> dict[SideName, Sequence[SampleRecord]]:
+    """The records of further sides for the samples that are compared, in their order."""
     ids = [record.sample_id for record in match.candidate]
-    if ids and all(sample_id in again for sample_id in ids):
-        records["repeat"] = [again[sample_id] for sample_id in ids]
+    found: dict[SideName, Sequence[SampleRecord]] = {}
+    for side, recorded in others.items():
+        task = next((each for each in recorded.tasks if each.name == match.task.name), None)
+        if side == "anchor" and (match.is_sequential or (task and task.kept.is_sequential)):
+            raise ConfigError(
+                f"--anchor: task {match.task.name} was stopped as soon as its baseline decided"
+            )
+        joined = {} if task is None else _by_candidate(task, match, key)
+        missing = sum(sample_id not in joined for sample_id in ids)
+        if missing:
+            raise ConfigError(
+                f"{match.task.name}: {recorded.run_id}:{recorded.side} lacks {missing} of the "
+                f"{len(ids)} samples that are compared"
+            )
+        found[side] = [joined[sample_id] for sample_id in ids]
+    return found
+
+
+def _by_candidate(task: RecordedTask, match: Match, key: str | None) -> dict[str, SampleRecord]:
+    return {record.sample_id: record for record in match_tasks(task, match.task, key).baseline}
+
+
+def _task_run(
+    match: Match,
+    entry: AnyTask,
+    suite: SuiteConfig,
+    others: Mapping[SideName, Sequence[SampleRecord]],
+) -> TaskRun:
     by_id = {sample.sample_id: sample for sample in match.task.samples}
+    ids = [record.sample_id for record in match.candidate]
     return TaskRun(
         task=match.task,
         margin=suite.gated_margin(entry),
-        records=records,
+        records={"baseline": match.baseline, "candidate": match.candidate, **others},
         asked=[by_id[sample_id] for sample_id in ids] if match.is_sequential else None,
         improve=entry.improve,
         nll=match.nll,

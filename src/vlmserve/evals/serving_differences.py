@@ -68,6 +68,13 @@ def find_serving_differences(
     return found
 
 
+def settings_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """What is known to differ between two sides' settings: dotted name, and both values."""
+    return list(_differing(*_comparable(old, new)))
+
+
 def named_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> frozenset[str]:
     """Dotted names of what differs in two sets of settings."""
     return frozenset(field for field, _, _ in _differing(old, new))
