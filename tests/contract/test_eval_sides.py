@@ -305,3 +305,25 @@ def test_samples_are_asked_several_times_with_seeds_of_their_own(
     # Who gives no seed asks for none.
     evaluate("--run-id", "other")
     assert "seed" not in two_models.bodies[-1]
+
+
+def test_a_plan_asks_nothing_and_says_what_would_be(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("--plan", "--sequential") == 0
+    out = " ".join(capsys.readouterr().out.split())
+
+    assert not two_models.bodies
+    assert "baseline old at" in out
+    assert "20 requests to send, 0 answers reused" in out
+    assert "prompt tokens of sums are not known: no side is a checkpoint on this machine" in out
+    assert "in all 40 requests, an unknown time" in out
+    assert "with --sequential this is the most" in out
+    evaluate("--run-id", "r")
+    capsys.readouterr()
+    assert evaluate("--run-id", "r", "--plan") == 0
+    assert "in all 0 requests, 0 s" in capsys.readouterr().out
+    assert evaluate("--plan", "--json", "plan.json") == 2
+    assert "--plan: there is no report to write to --json" in said(capsys)
+    assert evaluate("--plan", "--repeat", "2") == 2
+    assert "asked at temperature 0" in said(capsys)

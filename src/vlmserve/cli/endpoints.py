@@ -37,6 +37,9 @@ class Member:
             return None
         for entry in self.statement.get("models") or ():
             if isinstance(entry, dict) and entry.get("id") == self.model:
+                # What a stable name stands for can be moved while it is asked.
+                if "alias_of" in entry:
+                    return None
                 found = entry.get("fingerprint")
                 return found if isinstance(found, str) and found.startswith("sha256:") else None
         return None

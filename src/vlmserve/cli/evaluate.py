@@ -22,7 +22,7 @@ from vlmserve.cli.stages import Stages
 from vlmserve.errors import ConfigError, VlmserveError
 
 if TYPE_CHECKING:
-    from vlmserve.cli.references import SideSet
+    from vlmserve.cli.references import References, SideSet
     from vlmserve.config.suite import SuiteConfig
     from vlmserve.evals.eval_task import EvalTask
     from vlmserve.evals.report.json_report import EvalReport
@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--aa",
         action="store_true",
         help="ask the baseline a second time, in another order: what differs is noise",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="say how much would be asked, how long it would take and what it could show; ask "
+        "nothing, and start no engine",
     )
     parser.add_argument(
         "--repeat",
@@ -135,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
         if number is not None and number < 1:
             raise ConfigError(f"--{flag} {number}: must be at least 1")
     files = report_files(args)
+    if args.plan and files:
+        raise ConfigError(f"--plan: there is no report to write to --{next(iter(files))}")
     for name, path in files.items():
         _check_writable(name, path)
     run_id = args.run_id or uuid.uuid4().hex[:12]
@@ -163,6 +171,8 @@ def run(args: argparse.Namespace) -> int:
             n_repetitions=args.repeat,
             seed=args.seed or 0,
         )
+        if args.plan:
+            return _plan(session, found, references)
         report = _evaluate(session, found)
     from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.files import write_reports
@@ -195,6 +205,19 @@ def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":
     from vlmserve.evals.eval_task import load_tasks
 
     return load_tasks(suite, limit=limit)
+
+
+def _plan(session: "Session", found: "SideSet", references: "References") -> int:
+    from vlmserve.cli.forecast import print_forecast
+    from vlmserve.evals.forecast import create_forecast
+
+    sides = found.sides
+    session.check(sides["baseline"], sides["candidate"], sides.get("anchor"))
+    with Stages() as stages:
+        stages.begin("counting tokens")
+        forecast = create_forecast(session, sides, references.count_tokens())
+    print_forecast(forecast, create_report_console(), sequential=session.sequential)
+    return 0
 
 
 def _evaluate(session: "Session", found: "SideSet") -> "EvalReport":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vlmserve.config.suite import AskingConfig, SuiteConfig
     from vlmserve.evals.answering import Side
     from vlmserve.evals.eval_task import EvalTask
+    from vlmserve.evals.forecast import TokenCounter
     from vlmserve.evals.records import SideName
     from vlmserve.evals.serving_differences import ServingDifference
     from vlmserve.evals.store import AnswerStore
@@ -168,6 +169,14 @@ class References:
         if candidate.base_ref is not None:
             known = f"it was trained from {candidate.base_ref}, which is not on this machine"
         raise ConfigError(f"{candidate.path}: {known}, so there is no baseline", hint=_NAME_IT)
+
+    def count_tokens(self) -> "TokenCounter":
+        """How prompt tokens are told: by the candidate where it is at hand, else by another."""
+        from vlmserve.evals.forecast import token_counter
+
+        for served in self._served.values():
+            return token_counter(served.checkpoint, served.config, self._train_env)
+        return token_counter(None, self._config)
 
     def create_sides(self, tasks: "Sequence[EvalTask]") -> SideSet:
         """Set up all sides; checkpoints are hashed, which takes minutes.

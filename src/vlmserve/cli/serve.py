@@ -96,7 +96,7 @@ def _serve(
     from vlmserve.engine.vllm_args import parse_vllm_flags, rollout_flags, vllm_flags
     from vlmserve.server.app import Service
     from vlmserve.server.auth import take_keys
-    from vlmserve.server.identity import Identity, served_models
+    from vlmserve.server.identity import Identity, served_models, served_settings
     from vlmserve.server.run import run_server
 
     train_env = parse_train_env(args.train_env)
@@ -122,15 +122,15 @@ def _serve(
         configure(config.media, plan.normalisation)
         stages.begin("importing vLLM")
         prepare_vllm()
-        vllm_args = parse_vllm_flags(
-            [*vllm_flags(plan, config), *rollout_flags(plan, config)], args.vllm_flags
-        )
+        rollout = rollout_flags(plan, config)
+        vllm_args = parse_vllm_flags([*vllm_flags(plan, config), *rollout], args.vllm_flags)
+        settings = served_settings(plan, config, [*rollout, *args.vllm_flags])
         import uvloop
 
         service = Service(
             config,
             keys,
-            Identity(served_models(checkpoint, plan), report),
+            Identity(served_models(checkpoint, plan), report, settings),
             prompt_limits(checkpoint, plan, config.media.max_request_visual_tokens),
         )
         # Between stages, which have a thread that draws them.

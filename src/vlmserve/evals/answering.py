@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.base import Engine
 from vlmserve.errors import ConfigError
+from vlmserve.evals.claims import claim
 from vlmserve.evals.early_stop import EarlyStop
 from vlmserve.evals.likelihood import TargetScores, plan_targets, score_targets
 from vlmserve.evals.order import order_samples
@@ -116,30 +117,47 @@ def answer_sides(
         waiting = [name for name in waiting if name not in group]
         # Both sides can be compared after each pair once the last of them is reached.
         looks = stop if "candidate" in group else None
-        for name, side in group.items():
-            found[name] = _plan(name, side, shared)
-        targets = _plan_targets(group, shared)
-        if any(run.pending for name in group for run in found[name].repetitions) or any(
-            scores.pending for scores in targets.values()
-        ):
-            shared.listener.loading(" and ".join(side.name for side in group.values()))
-            with _start(group, found) as engine:
-                _ask_group(group, found, shared, engine, looks)
-                _score_group(group, targets, shared, engine)
-            _attach(found, targets)
-            continue
-        _attach(found, targets)
-        for name in group:
-            shared.listener.started(name, 0, found[name].n_reused)
-        if looks is not None:
-            _ask_until_decided(found, {}, looks)
+        names = " and ".join(side.name for side in group.values())
+        asked = [
+            each.answerer
+            for name, side in group.items()
+            for each in repetitions(name, side, shared.n_repetitions)
+        ]
+        with claim(shared.store.path, asked, names):
+            _answer_group(group, found, shared, looks)
     return found
 
 
-def _repetitions(name: SideName, side: Side, shared: Shared) -> Iterator[Side]:
+def _answer_group(
+    group: Mapping[SideName, Side],
+    found: dict[SideName, SideAnswers],
+    shared: Shared,
+    looks: EarlyStop | None,
+) -> None:
+    """Ask the sides of one engine what the store does not know of them."""
+    for name, side in group.items():
+        found[name] = _plan(name, side, shared)
+    targets = _plan_targets(group, shared)
+    if any(run.pending for name in group for run in found[name].repetitions) or any(
+        scores.pending for scores in targets.values()
+    ):
+        shared.listener.loading(" and ".join(side.name for side in group.values()))
+        with _start(group, found) as engine:
+            _ask_group(group, found, shared, engine, looks)
+            _score_group(group, targets, shared, engine)
+        _attach(found, targets)
+        return
+    _attach(found, targets)
+    for name in group:
+        shared.listener.started(name, 0, found[name].n_reused)
+    if looks is not None:
+        _ask_until_decided(found, {}, looks)
+
+
+def repetitions(name: SideName, side: Side, n_repetitions: int) -> Iterator[Side]:
     """The side as it is asked each time; the baseline's own repetition is one already."""
     yield side
-    for number in range(1, shared.n_repetitions if name != "repeat" else 1):
+    for number in range(1, n_repetitions if name != "repeat" else 1):
         yield replace(side, replicate=number)
 
 
@@ -147,7 +165,7 @@ def _plan(name: SideName, side: Side, shared: Shared) -> SideAnswers:
     return SideAnswers(
         tuple(
             plan_side(name, each.answerer, shared.tasks, shared.store)
-            for each in _repetitions(name, side, shared)
+            for each in repetitions(name, side, shared.n_repetitions)
         )
     )
 
@@ -190,7 +208,7 @@ def _ask_group(
                 side.asking,
                 repetition=each.replicate,
             )
-            for each in _repetitions(name, side, shared)
+            for each in repetitions(name, side, shared.n_repetitions)
         ]
         for name, side in group.items()
     }
@@ -206,9 +224,10 @@ def _ask_group(
             continue
         # Again: a side that asks exactly what the other did finds the other's answers.
         answers = found[name] = _plan(name, side, shared)
+        sides = list(repetitions(name, side, shared.n_repetitions))
         plans = [
             _in_order(run, each, shared, stop)
-            for run, each in zip(answers.repetitions, _repetitions(name, side, shared), strict=True)
+            for run, each in zip(answers.repetitions, sides, strict=True)
         ]
         n_requests = sum(
             len({sample.request_digest for sample in samples} & run.pending.keys())

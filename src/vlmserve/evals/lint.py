@@ -199,7 +199,7 @@ def _image_remarks(
 
 
 def _overlap(task: EvalTask, train: Dataset, progress: Progress) -> Iterator[Remark]:
-    for outcome in find_overlap(train, _as_dataset(task), progress):
+    for outcome in find_overlap(train, as_dataset(task), progress):
         if isinstance(outcome, Finding):
             shown = "; ".join(
                 f"{one.file}:{(one.key or '').removeprefix('row ')} {one.value}"
@@ -211,7 +211,7 @@ def _overlap(task: EvalTask, train: Dataset, progress: Progress) -> Iterator[Rem
             yield Remark(level="note", task=task.name, text=outcome.reason)
 
 
-def _as_dataset(task: EvalTask) -> Dataset:
+def as_dataset(task: EvalTask) -> Dataset:
     """The samples of a task as those of a data set, rows counted from 1."""
     if isinstance(task, DataTask):
         return task.dataset

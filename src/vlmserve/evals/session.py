@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlmserve.config.suite import NllConfig, SuiteConfig, SuiteRequests
 from vlmserve.errors import ConfigError
-from vlmserve.evals.answering import Shared, Side, answer_sides
+from vlmserve.evals.answering import Shared, Side, answer_sides, repetitions
 from vlmserve.evals.archive import create_kept_side, describe_task
 from vlmserve.evals.asking import sample_as
 from vlmserve.evals.early_stop import ORDER_SEED, EarlyStop
@@ -27,7 +27,7 @@ from vlmserve.evals.report.json_report import (
 )
 from vlmserve.evals.run_record import KeptSuite, SideRecord
 from vlmserve.evals.runner import AnswerListener, SilentListener
-from vlmserve.evals.samples import FEWSHOT_SEED, content_digest
+from vlmserve.evals.samples import FEWSHOT_SEED, Sample, content_digest
 from vlmserve.evals.serving_differences import ServingDifference
 from vlmserve.evals.store import AnswerStore
 from vlmserve.evals.verdict import TaskRun, find_verdict
@@ -92,21 +92,16 @@ class Session:
         started_at = datetime.now(UTC)
         suite, tasks = self.suite, self.tasks
         attach_judges(tasks, self.store, self.listener)
-        self._check(baseline, candidate, anchor)
+        self.check(baseline, candidate, anchor)
         margins = [suite.gated_margin(entry) for entry in suite.tasks]
         targets = [entry.improve for entry in suite.tasks]
         stop = None
         if self.sequential:
             stop = self._early_stop(margins, targets)
-        sides: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
+        given: dict[SideName, Side] = {"baseline": baseline, "candidate": candidate}
         if anchor is not None:
-            sides = {"baseline": baseline, "anchor": anchor, "candidate": candidate}
-        if self.repeats_baseline:
-            sides["repeat"] = replace(baseline, name=f"{baseline.name} again", replicate=1)
-        choices = [
-            _choose(task, None if isinstance(entry, SuiteRequests) else suite.nll)
-            for task, entry in zip(tasks, suite.tasks, strict=True)
-        ]
+            given["anchor"] = anchor
+        sides, choices = self.all_sides(given), self._choices()
         runs = answer_sides(sides, self._shared(choices), stop)
         measured = [
             replace(
@@ -181,6 +176,29 @@ class Session:
         )
         return stop
 
+    def all_sides(self, given: Mapping[SideName, Side]) -> dict[SideName, Side]:
+        """The sides in the order in which they are asked, the baseline's repetition among them."""
+        order: tuple[SideName, ...] = ("baseline", "anchor", "candidate")
+        sides = {name: given[name] for name in order if name in given}
+        if self.repeats_baseline:
+            baseline = given["baseline"]
+            sides["repeat"] = replace(baseline, name=f"{baseline.name} again", replicate=1)
+        return sides
+
+    def repetitions(self, name: SideName, side: Side) -> Iterator[Side]:
+        """A side as it is asked each time."""
+        return repetitions(name, side, self.n_repetitions)
+
+    def scored(self) -> list[Sample]:
+        """The samples whose expected answers' likelihood is measured."""
+        return [sample for choice in self._choices() for sample in choice.samples]
+
+    def _choices(self) -> list[TargetChoice]:
+        return [
+            _choose(task, None if isinstance(entry, SuiteRequests) else self.suite.nll)
+            for task, entry in zip(self.tasks, self.suite.tasks, strict=True)
+        ]
+
     def _shared(self, choices: Sequence[TargetChoice]) -> Shared:
         return Shared(
             self.tasks,
@@ -191,7 +209,12 @@ class Session:
             scored=[sample for choice in choices for sample in choice.samples],
         )
 
-    def _check(self, baseline: Side, candidate: Side, anchor: Side | None) -> None:
+    def check(self, baseline: Side, candidate: Side, anchor: Side | None) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ConfigError: It does not.
+        """
         if anchor is not None and self.sequential:
             raise ConfigError(
                 "--anchor: not with --sequential, which stops at what the baseline decides"

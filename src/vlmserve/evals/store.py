@@ -7,6 +7,7 @@ rests on, in one transaction: either all of it is there or nothing.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sqlite3
 import time
@@ -78,6 +79,11 @@ CREATE TABLE IF NOT EXISTS outcomes (
 
 _RETRY_S = 0.05
 
+# Of how many answers a pace is taken at most, and at least; a longer pause is the end of a run.
+_PACE_ANSWERS = 2000
+_LEAST_ANSWERS = 10
+_PAUSE_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Answerer:
@@ -115,6 +121,17 @@ class KeptSide:
     side: str
     record: str
     rows: Sequence[KeptRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast answers came."""
+
+    seconds: float
+    """From one answer to the next, as many as came at once."""
+
+    n_answers: int
+    """What that rests on."""
 
 
 def default_store_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -207,6 +224,26 @@ class AnswerStore:
                     _now(),
                 ),
             )
+
+    def find_pace(self, answerer: Answerer | str) -> Pace | None:
+        """Say how long answers took until the next one came, as far as that is known.
+
+        Args:
+            answerer: Whose answers; or the settings of any.
+        """
+        where, values = "settings=?", [answerer]
+        if isinstance(answerer, Answerer):
+            where, values = "checkpoint=? AND settings=?", [answerer.checkpoint, answerer.settings]
+        query = f"SELECT answered_at FROM answers WHERE {where} ORDER BY answered_at DESC LIMIT ?"  # noqa: S608 - of two fixed texts
+        with self._translated("cannot be read"):
+            rows = self._db.execute(query, (*values, _PACE_ANSWERS)).fetchall()
+        times = [datetime.fromisoformat(row[0]).timestamp() for row in rows]
+        if len(times) < _LEAST_ANSWERS:
+            return None
+        gaps = [later - earlier for later, earlier in itertools.pairwise(times)]
+        busy = [gap for gap in gaps if gap <= _PAUSE_S]
+        # Times are whole seconds.
+        return Pace(seconds=max(sum(busy), 1.0) / max(len(busy), 1), n_answers=len(times))
 
     def find_likelihoods(
         self, answerer: Answerer, requests: Iterable[str]

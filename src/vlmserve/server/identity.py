@@ -5,6 +5,7 @@ is the same as the one that is computed from the checkpoint's directory.
 """
 
 import asyncio
+import hashlib
 import importlib.metadata
 import logging
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from vlmserve import __version__
 from vlmserve.checkpoint.digest_cache import DigestCache
 from vlmserve.checkpoint.fingerprint import fingerprint
+from vlmserve.engine.settings import serving_settings
 from vlmserve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.serve import ServeConfig
     from vlmserve.doctor.report import DoctorReport
     from vlmserve.engine.plan import ServingPlan
 
@@ -44,9 +47,16 @@ class Identity:
     Args:
         models: The served models.
         report: What the checks found before the start.
+        settings: What decides answers beside the models: see ``served_settings``.
     """
 
-    def __init__(self, models: "Iterable[ServedModel]", report: "DoctorReport | None") -> None:
+    def __init__(
+        self,
+        models: "Iterable[ServedModel]",
+        report: "DoctorReport | None",
+        settings: "Mapping[str, Any] | None" = None,
+    ) -> None:
+        self._settings = settings
         self.models = {model.name: model for model in models}
         self.aliases: dict[str, str] = {}
         """What stable names stand for at the moment."""
@@ -66,6 +76,7 @@ class Identity:
                     for alias, target in self.aliases.items()
                 ),
             ],
+            "settings": self._settings,
             "check": _summary(self._report),
         }
 
@@ -100,6 +111,24 @@ def served_models(checkpoint: "Checkpoint", plan: "ServingPlan") -> list[ServedM
         ServedModel(plan.base_name, checkpoint.model),
         ServedModel(plan.adapter.name, checkpoint, parent=plan.base_name),
     ]
+
+
+def served_settings(
+    plan: "ServingPlan", config: "ServeConfig", flags: "Sequence[str]"
+) -> dict[str, Any]:
+    """What decides answers beside the checkpoint: those of an engine in process, and the server's.
+
+    Args:
+        plan: What is served.
+        config: The operator's settings.
+        flags: vLLM's flags that are given beside them; told as a digest, for they may hold keys.
+    """
+    return {
+        **serving_settings(plan, config),
+        "reasoning_parser": config.server.reasoning_parser,
+        "tool_call_parser": config.server.tool_call_parser,
+        "flags": hashlib.sha256("\n".join(flags).encode()).hexdigest() if flags else None,
+    }
 
 
 def vllm_version() -> str | None:
