@@ -89,8 +89,10 @@ def _can_share(other: Served, leader: Served, train_env: "VisionLimits | None") 
     return True
 
 
-def _media(plan: ServingPlan) -> tuple[object, object]:
-    return dict(plan.mm_processor_kwargs), {k: dict(v) for k, v in plan.media_io_kwargs.items()}
+def _media(plan: ServingPlan) -> tuple[object, ...]:
+    """How an engine prepares media."""
+    media_io = {kind: dict(values) for kind, values in plan.media_io_kwargs.items()}
+    return dict(plan.mm_processor_kwargs), media_io, plan.normalisation
 
 
 def _shared(
