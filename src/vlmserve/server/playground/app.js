@@ -551,6 +551,7 @@ async function askAll() {
 async function askOne(model, signal) {
   const card = document.querySelector(`.answer[data-model="${CSS.escape(model.id)}"]`);
   const words = card.querySelector(".words");
+  const thoughts = element("span", { class: "thoughts" });
   const text = document.createTextNode("");
   const started = performance.now();
   let firstToken = null;
@@ -559,19 +560,19 @@ async function askOne(model, signal) {
   card.setAttribute("aria-busy", "true");
   card.classList.add("busy");
   words.classList.remove("placeholder");
-  words.replaceChildren(text);
+  words.replaceChildren(thoughts, text);
   try {
     for await (const chunk of ask(requestBody(model.id), signal)) {
       const [choice] = chunk.choices ?? [];
-      const piece = choice?.delta?.content ?? choice?.delta?.reasoning_content;
-      if (piece) {
-        firstToken ??= performance.now();
-        text.appendData(piece);
-      }
+      const thought = choice?.delta?.reasoning ?? choice?.delta?.reasoning_content;
+      const piece = choice?.delta?.content;
+      if (thought || piece) firstToken ??= performance.now();
+      if (thought) thoughts.append(thought);
+      if (piece) text.appendData(piece);
       reason = choice?.finish_reason ?? reason;
       usage = chunk.usage ?? usage;
     }
-    if (!text.data) {
+    if (!words.textContent) {
       words.classList.add("placeholder");
       words.textContent = "An empty answer.";
     }
@@ -579,7 +580,10 @@ async function askOne(model, signal) {
   } catch (error) {
     if (error.name === "AbortError") {
       reason = "stopped";
-      if (!text.data) words.classList.add("placeholder"), (words.textContent = "Stopped.");
+      if (!words.textContent) {
+        words.classList.add("placeholder");
+        words.textContent = "Stopped.";
+      }
       return { model, stopped: true };
     }
     showFailure(card, error);
