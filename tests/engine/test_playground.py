@@ -40,7 +40,8 @@ class Visit:
     def finished(self) -> None:
         """Wait until every model has answered, or failed to."""
         self.page.locator(".answer .timings:visible").first.wait_for()
-        self.page.wait_for_function("document.getElementById('stop').hidden")
+        # No function is waited for: the page's policy lets nobody evaluate text.
+        self.page.locator("#stop").wait_for(state="hidden")
 
     def parts(self) -> list[str]:
         names: list[str] = self.page.locator("#parts .part-name").all_text_contents()
