@@ -93,9 +93,56 @@ def test_video_as_a_list_of_frames(client: openai.OpenAI) -> None:
     joined = ",".join(base64.b64encode(frame).decode() for frame in frames)
 
     completion = ask(client, video(f"data:video/jpeg;base64,{joined}"), text("What?"))
+    rated = ask(client, video(f"data:video/jpeg;fps=0.5;base64,{joined}"), text("What?"))
 
     assert completion.usage is not None
     assert completion.usage.prompt_tokens > 8
+    assert rated.usage == completion.usage
+
+
+def test_a_suites_prompts_have_as_many_tokens_as_were_told_before(
+    client: openai.OpenAI, zoo: Path, tmp_path: Path
+) -> None:
+    from vlmserve.checkpoint.source import load_checkpoint
+    from vlmserve.config.suite import load_suite
+    from vlmserve.doctor.examination import Examination
+    from vlmserve.engine.openai_messages import openai_messages
+    from vlmserve.evals.eval_task import load_tasks
+    from vlmserve.evals.lint import lint_suite
+
+    frame = media.png((56, 84), media.RED)
+    (tmp_path / "frame.png").write_bytes(frame)
+    (tmp_path / "wide.png").write_bytes(media.png((300, 60), media.RED))
+    parts = [
+        [{"type": "text", "text": "Hello"}],
+        [
+            {"type": "image_url", "image_url": {"url": "wide.png"}},
+            {"type": "text", "text": "Color?"},
+        ],
+        [{"type": "video", "video": ["frame.png"] * 4}, {"type": "text", "text": "Moves?"}],
+    ]
+    sent = []
+    for number, content in enumerate(parts):
+        row = {"messages": [{"role": "user", "content": content}]}
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(row))
+    tasks = [
+        {"requests": f"{number}.jsonl", "name": str(number), "check": "empty"}
+        for number in range(len(parts))
+    ]
+    (tmp_path / "suite.yaml").write_text(json.dumps({"name": "s", "tasks": tasks}))
+    suite = load_suite(tmp_path / "suite.yaml")
+    exam = Examination(load_checkpoint(zoo / "base"))
+    told = [task.prompt_tokens for task in lint_suite(suite, checkpoint=exam).tasks]
+    for task in load_tasks(suite):
+        (sample,) = task.samples
+        messages: Any = openai_messages(sample.request("m").messages)
+        answer = client.chat.completions.create(
+            model=client.models.list().data[0].id, messages=messages, max_tokens=1
+        )
+        assert answer.usage is not None
+        sent.append(answer.usage.prompt_tokens)
+
+    assert [spread.largest for spread in told if spread is not None] == sent
 
 
 def test_media_by_url_from_an_allowed_host(client: openai.OpenAI, media_host: MediaHost) -> None:

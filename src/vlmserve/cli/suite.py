@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from vlmserve.doctor.examination import Examination
     from vlmserve.evals.lint_report import Level, LintReport, Power, Spread, TaskLint
 
 _STYLES: "dict[Level, str]" = {
@@ -48,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what relative paths of the media in --train start from",
     )
     lint.add_argument(
+        "--ckpt",
+        metavar="DIR",
+        help="a checkpoint, to count the tokens of prompts as they are served: its files are read",
+    )
+    lint.add_argument(
+        "--base-model",
+        metavar="DIR",
+        help="what an adapter in --ckpt was trained on (default: what its own files name)",
+    )
+    lint.add_argument(
         "--json", metavar="FILE", help="write what was found as JSON; - is standard output"
     )
     lint.add_argument(
@@ -71,12 +82,23 @@ def run(args: argparse.Namespace) -> int:
     if args.train is not None:
         train = load_dataset(args.train, media_root=args.media_root)
     with ScanProgress(create_console(stderr=True)) as progress:
-        report = lint_suite(suite, train, progress.show)
+        report = lint_suite(suite, train, progress.show, _examination(args))
     _write(args.json, report)
     if args.json != "-":
         print_lint(report, create_console(width=None if sys.stdout.isatty() else _LOG_COLUMNS))
     is_bad = report.count("error") or (args.strict and report.count("warning"))
     return ConfigError.exit_code if is_bad else 0
+
+
+def _examination(args: argparse.Namespace) -> "Examination | None":
+    if args.ckpt is None:
+        if args.base_model is not None:
+            raise ConfigError("--base-model: it is the base of --ckpt, which is not given")
+        return None
+    from vlmserve.checkpoint.source import load_checkpoint
+    from vlmserve.doctor.examination import Examination
+
+    return Examination(load_checkpoint(args.ckpt, base_model=args.base_model))
 
 
 def print_lint(report: "LintReport", console: "Console") -> None:
@@ -114,8 +136,12 @@ def _lines(task: "TaskLint") -> list[tuple[str, str]]:
         ("question", f"{_spread(task.question_chars)} characters"),
         ("target", f"{_spread(task.target_chars)} characters"),
     ]
+    if task.prompt_tokens is not None:
+        lines.append(("prompt", f"{_spread(task.prompt_tokens)} tokens"))
     lines += [("slices by", f"{name}: {_values(values)}") for name, values in task.fields.items()]
-    return [*lines, ("detectable", "; ".join(map(_power, task.power)))]
+    if task.power:
+        lines.append(("detectable", "; ".join(map(_power, task.power))))
+    return lines
 
 
 def _values(counts: "Mapping[str, int]") -> str:

@@ -32,7 +32,7 @@ class _RowGroups:
         with self._lock:
             if self._key != (group, column):
                 try:
-                    with pq.ParquetFile(self._path) as file:
+                    with pq.ParquetFile(self._path, page_checksum_verification=True) as file:
                         table = file.read_row_group(group, columns=[column])
                 except (OSError, pa.ArrowException) as error:
                     raise MediaError(f"{self._path}: {error}") from error
@@ -75,7 +75,8 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         ) from None
     groups = _RowGroups(path)
     try:
-        with pq.ParquetFile(path) as file:
+        # Files without checksums are read as well.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 row = 0
                 for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group]):

@@ -27,6 +27,7 @@ class VlmevalkitReader:
 
     def __init__(self) -> None:
         self._images: dict[str, Any] = {}
+        self._seen: set[str] = set()
 
     def read(self, row: Row, media: MediaReader) -> Conversation:
         """Read a row.
@@ -34,6 +35,7 @@ class VlmevalkitReader:
         Raises:
             RowError: The row is no sample.
         """
+        self._refuse_repeated(row)
         images = self._read_images(row, media)
         videos = _read_videos(row, media)
         answer = row.get("answer")
@@ -51,6 +53,14 @@ class VlmevalkitReader:
                 Message("assistant", (str(answer),)),
             ]
         )
+
+    def _refuse_repeated(self, row: Row) -> None:
+        index = row.get("index")
+        if _is_absent(index):
+            return
+        if str(index) in self._seen:
+            raise RowError(f"index: {shorten(index)} is that of an earlier row")
+        self._seen.add(str(index))
 
     def _read_images(self, row: Row, media: MediaReader) -> list[Medium]:
         value = row.get("image")

@@ -63,6 +63,7 @@ class DataTask:
         # Now: when a run has come to its end, the file may have gone.
         self._fields = _read_fields(dataset)
         self._targets = {sample.sample_id: sample.target for sample in samples}
+        self._sizes = _image_sizes(samples) if scorer.needs_image_size else {}
 
     @property
     def dataset(self) -> Dataset:
@@ -106,10 +107,26 @@ class DataTask:
 
     def _score_one(self, sample_id: str, text: str) -> Scored | Failed:
         try:
-            score = self._scorer.score(text, self._targets[sample_id])
+            score = self._judge(sample_id, text)
         except Exception as error:  # noqa: BLE001 - whatever a model's words bring about
             return Failed(error_type="ScorerError", message=f"{type(error).__name__}: {error}")
         return Scored(answer=text, score=score)
+
+    def _judge(self, sample_id: str, text: str) -> float:
+        target = self._targets[sample_id]
+        if not self._scorer.needs_image_size:
+            return self._scorer.score(text, target)
+        return self._scorer.score_image(text, target, self._sizes[sample_id])
+
+
+def _image_sizes(samples: tuple[Sample, ...]) -> dict[str, tuple[int, int]]:
+    """Width and height of each sample's one image, as it is to be looked at."""
+    sizes = {}
+    for sample in samples:
+        (image,) = (medium for medium in sample.media if medium.kind == "image")
+        if (size := image.upright_size_px()) is not None:
+            sizes[sample.sample_id] = size
+    return sizes
 
 
 def load_data_task(
@@ -248,10 +265,21 @@ def _check_targets(scorer: Scorer, dataset: Dataset, samples: tuple[Sample, ...]
     for row, sample in zip(dataset.rows, samples, strict=True):
         try:
             scorer.check_target(sample.target)
-        except ValueError as error:
+            if scorer.needs_image_size:
+                _check_one_image(sample)
+        except (ValueError, MediaError) as error:
             faults.append(f"  {row.where}: {error}")
     if faults:
         shown = "\n".join(faults[:_MOST_SHOWN])
         raise ConfigError(
             f"{len(faults)} of {len(samples)} targets are none for {scorer.name}\n{shown}"
         )
+
+
+def _check_one_image(sample: Sample) -> None:
+    images = [medium for medium in sample.media if medium.kind == "image"]
+    if len(images) != 1:
+        raise ValueError(
+            f"coordinates are carried over by the size of the one image, and it has {len(images)}"
+        )
+    images[0].upright_size_px()

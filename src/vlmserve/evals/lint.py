@@ -1,37 +1,41 @@
 """What can be said of a suite before a request is sent: its samples, and what they can decide."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from vlmserve.config.suite import AnyTask, SuiteConfig
 from vlmserve.datasets.sample import Dataset
-from vlmserve.datasets.sample import Medium as DataMedium
-from vlmserve.datasets.sample import Sample as DataSample
-from vlmserve.datasets.sample import Turn as DataTurn
 from vlmserve.doctor.data_overlap import find_overlap
-from vlmserve.doctor.examination import Progress, no_progress
+from vlmserve.doctor.examination import Examination, Progress, no_progress
 from vlmserve.doctor.finding import Finding
 from vlmserve.errors import ConfigError, MediaError
 from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.data_task import DataTask
 from vlmserve.evals.eval_task import EvalTask, load_tasks
-from vlmserve.evals.lint_report import Level, LintReport, Power, Remark, Spread, TaskLint
+from vlmserve.evals.lint_report import Level, LintReport, Power, Remark, TaskLint
+from vlmserve.evals.lint_rows import as_row, spread
+from vlmserve.evals.lint_tokens import count_tokens
 from vlmserve.evals.power import DISCORDANCES, detectable_at, samples_needed
-from vlmserve.evals.samples import Medium, Sample, Turn
+from vlmserve.evals.samples import Turn
 from vlmserve.media.headers import ImageHeader, read_image_headers
 
-# Of two checkpoints of one base, one in ten scores differs as a rule.
-_USUAL_DISCORDANCE = 0.1
+# Of two checkpoints of one base, one in ten scores differs as a rule; of pairs of answers that a
+# judge compares, some two thirds are no ties.
+_DECIDED = (0.4, 0.7, 0.9)
+_USUAL = (0.1, 0.7)
 _MIN_CLUSTERS = 2
 _QUANTILES = (0.0, 0.5, 0.95, 1.0)
 _MOST_SHOWN = 3
 
 
 def lint_suite(
-    suite: SuiteConfig, train: Dataset | None = None, progress: Progress = no_progress
+    suite: SuiteConfig,
+    train: Dataset | None = None,
+    progress: Progress = no_progress,
+    checkpoint: Examination | None = None,
 ) -> LintReport:
     """Look a suite over; nothing is asked.
 
@@ -39,6 +43,7 @@ def lint_suite(
         suite: The suite, with absolute paths.
         train: What a model was trained on, to be compared with every task.
         progress: Told what is being read.
+        checkpoint: A checkpoint, to count the tokens of prompts with.
 
     Returns:
         What was found; a task that cannot be loaded is an error in it.
@@ -49,6 +54,9 @@ def lint_suite(
         headers = _headers(task, progress)
         lint = _lint(task, suite.gated_margin(entry), suite, headers)
         lint = lint.model_copy(update={"improve": entry.improve})
+        if checkpoint is not None:
+            lint, found = count_tokens(task, lint, checkpoint)
+            remarks += found
         tasks.append(lint)
         remarks += _remarks(lint, suite.gate.alpha)
         remarks += _image_remarks(task, headers)
@@ -81,10 +89,11 @@ def _load_each(suite: SuiteConfig, remarks: list[Remark]) -> Iterator[tuple[AnyT
 def _headers(task: EvalTask, progress: Progress) -> dict[str, ImageHeader | MediaError]:
     """Headers of a task's images by digest, each file read once."""
     images = {
-        medium.sha256: medium.source
+        one.sha256: one.source
         for sample in task.samples
         for medium in sample.media
-        if medium.kind == "image" and medium.source is not None
+        for one in (medium.frames or (medium,))
+        if one.kind == "image" and one.source is not None
     }
     what = f"{task.name}: images"
     read = read_image_headers(
@@ -114,17 +123,24 @@ def _lint(
         n_duplicates=sum("#" in sample.sample_id for sample in samples),
         n_clusters=len(sizes),
         media=Counter(medium.content_type for sample in samples for medium in sample.media),
-        media_per_sample=_spread([len(sample.media) for sample in samples]),
-        longest_side_px=_spread(sides) if sides else None,
-        question_chars=_spread([sum(map(_n_chars, sample.turns)) for sample in samples]),
-        target_chars=_spread([len(sample.target) for sample in samples]),
+        media_per_sample=spread([len(sample.media) for sample in samples]),
+        longest_side_px=spread(sides) if sides else None,
+        question_chars=spread([sum(map(_n_chars, sample.turns)) for sample in samples]),
+        target_chars=spread([len(sample.target) for sample in samples]),
         fields={name: Counter(values) for name, values in task.fields().items()},
         margin=margin,
         power=tuple(
             _power(len(samples), discordance, sizes, margin, suite.gate.alpha)
-            for discordance in DISCORDANCES
+            for discordance in _discordances(task)
         ),
     )
+
+
+def _discordances(task: EvalTask) -> tuple[float, ...]:
+    """How many scores may differ: of pairs, those that are no ties."""
+    if task.is_amount:
+        return ()
+    return _DECIDED if task.is_relative else DISCORDANCES
 
 
 def _power(
@@ -161,7 +177,9 @@ def _remarks(lint: TaskLint, alpha: float) -> Iterator[Remark]:
             "warning",
             f"{lint.n_duplicates} of {lint.n_samples} samples repeat another one",
         )
-    usual = next(power for power in lint.power if power.discordance == _USUAL_DISCORDANCE)
+    usual = next((power for power in lint.power if power.discordance in _USUAL), None)
+    if usual is None:
+        return
     if lint.margin is not None and usual.n_needed > lint.n_samples:
         yield remark(
             "warning",
@@ -217,43 +235,10 @@ def as_dataset(task: EvalTask) -> Dataset:
         return task.dataset
     path = Path(task.name)
     rows = tuple(
-        _as_row(sample, path, number) for number, sample in enumerate(task.samples, start=1)
+        as_row(sample, path, number) for number, sample in enumerate(task.samples, start=1)
     )
     return Dataset(path=path, format="lm-eval", rows=rows)
 
 
-def _as_row(sample: Sample, path: Path, row: int) -> DataSample:
-    media = {medium: _as_data_medium(medium) for medium in sample.media}
-
-    def turn(one: Turn) -> DataTurn:
-        parts = tuple(part if isinstance(part, str) else media[part] for part in one.parts)
-        return DataTurn(one.role, parts)
-
-    turns = (*map(turn, sample.turns), DataTurn("assistant", (sample.target,)))
-    listed = tuple(media[medium] for medium in sample.media)
-    counts = Counter(medium.kind for medium in listed)
-    return DataSample(file=path, row=row, turns=turns, media=listed, n_placeholders=counts)
-
-
-def _as_data_medium(medium: Medium) -> DataMedium:
-    if medium.frames:
-        frames = tuple(map(_as_data_medium, medium.frames))
-        return DataMedium(
-            medium.kind,
-            frames[0].reference,
-            frames=frames,
-            frames_per_second=medium.frames_per_second,
-        )
-    source = medium.source
-    if isinstance(source, bytes):
-        return DataMedium(medium.kind, medium.sha256, embedded=lambda: source)
-    return DataMedium(medium.kind, str(source), root=Path())
-
-
 def _n_chars(turn: Turn) -> int:
     return sum(len(part) for part in turn.parts if isinstance(part, str))
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    smallest, median, percentile_95, largest = np.quantile(values, _QUANTILES).tolist()
-    return Spread(smallest=smallest, median=median, percentile_95=percentile_95, largest=largest)

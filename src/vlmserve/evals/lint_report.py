@@ -65,6 +65,13 @@ class TaskLint(Value):
 
     question_chars: Spread
     target_chars: Spread
+    prompt_tokens: Spread | None = None
+    """As a checkpoint is served, media included; ``None`` where none was given, or nothing could be
+    counted."""
+
+    n_uncounted: int = 0
+    """Prompts of a given checkpoint whose tokens cannot be told."""
+
     fields: Mapping[str, Mapping[str, int]]
     """Columns that make slices: how often each value occurs."""
 
@@ -75,7 +82,8 @@ class TaskLint(Value):
     """Whether the candidate must be better here."""
 
     power: tuple[Power, ...]
-    """For scores of 0 and 1; for others between them it is on the safe side."""
+    """For scores of 0 and 1; for others between them it is on the safe side. Empty for amounts,
+    such as tokens, whose spread nobody knows before."""
 
 
 class LintReport(Value):

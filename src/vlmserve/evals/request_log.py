@@ -1,6 +1,6 @@
 """Requests as an OpenAI endpoint gets them, read from a log to be asked again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,7 @@ def load_requests(entry: SuiteRequests, asking: Asking) -> RequestLog:
             collector.refuse(row.sample.where, error.message)
         else:
             collector.add(turns, "", row.params)
+    _refuse_repeated(rows, collector)
     samples = collector.finish()
     if not samples:
         raise ConfigError(f"{entry.requests}: no requests in it")
@@ -102,6 +103,19 @@ def load_requests(entry: SuiteRequests, asking: Asking) -> RequestLog:
         samples=samples,
         fields=telling_fields({name: [each.get(name) for each in others] for name in names}),
     )
+
+
+def _refuse_repeated(rows: "Sequence[_Request | BadSample]", collector: SampleCollector) -> None:
+    """Refuse requests that claim the id of an earlier one."""
+    seen: dict[str | int, str] = {}
+    for row in rows:
+        if isinstance(row, BadSample) or "custom_id" not in row.others:
+            continue
+        custom_id = row.others["custom_id"]
+        if custom_id in seen:
+            place = seen[custom_id]
+            collector.refuse(row.sample.where, f"custom_id: {custom_id!r} is that of {place}, too")
+        seen.setdefault(custom_id, row.sample.where)
 
 
 @dataclass(frozen=True, slots=True)

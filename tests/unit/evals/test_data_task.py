@@ -245,6 +245,23 @@ def ask(text: str, answer: Any = "yes", **keys: Any) -> dict[str, Any]:
     return {"messages": messages, **keys}
 
 
+def test_boxes_are_carried_over_by_the_size_of_the_one_image(
+    write: Write, images: Path, suites: Any
+) -> None:
+    (images / "red.png").write_bytes(suites.png("red", size=200))
+    scorer = {"name": "box_iou", "coordinates": "pixels", "answers": "0-1000"}
+    row = ask("<image>Where?", "[0, 0, 100, 100]", images=["images/red.png"])
+    task = load(write([row], scorer=scorer))
+    sample_id = task.samples[0].sample_id
+
+    outcome = task.score(said({sample_id: "[0, 0, 500, 250]"}))[sample_id]
+    assert isinstance(outcome, Scored)
+    assert outcome.score == 0.5
+    two = ask("<image><image>Where?", "[0, 0, 9, 9]", images=["images/red.png"] * 2)
+    with pytest.raises(ConfigError, match=r"held\.jsonl:1: .*the one image, and it has 2"):
+        load(write([two], scorer=scorer))
+
+
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
     (ask("<image>?", images=["images/none.png"]), r"images/none\.png: No such file"),
     (ask("<image><image>?", images=["images/red.png"]), "2 placeholders <image>, and 1 images"),
@@ -333,14 +350,14 @@ def test_the_limit_takes_the_first_rows(write: Write) -> None:
 
 
 def test_the_recipe_holds_scorer_options_format_and_system_prompt(write: Write) -> None:
-    one = ask("a?", "[1, 1, 2, 2]")
-    scorer = {"name": "boxes", "coordinates": "0-1000", "threshold": 0.7}
+    one = ask("a?", "a, b")
+    scorer = {"name": "set_f1", "separator": ","}
     task = load(write([one], scorer=scorer, system="Be brief."))
 
     assert task.recipe == {
         "task": "held",
-        "scorer": "boxes",
-        "options": {"coordinates": "0-1000", "threshold": 0.7, "labels": False},
+        "scorer": "set_f1",
+        "options": {"separator": ","},
         "format": "openai",
         "system": "Be brief.",
     }

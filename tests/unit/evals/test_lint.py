@@ -1,15 +1,19 @@
 """Suites looked over before anything is asked."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.cli.main import main
+from vlmserve.config.serve import EngineConfig, ServeConfig
 from vlmserve.config.suite import SuiteConfig, load_suite
 from vlmserve.datasets.read import load_dataset
+from vlmserve.doctor.examination import Examination
 from vlmserve.evals.lint import lint_suite
 from vlmserve.evals.lint_report import LintReport
 from vlmserve.evals.power import detectable_at, samples_needed
@@ -231,3 +235,85 @@ def test_the_demos_suite_has_no_errors() -> None:
     suite: SuiteConfig = load_suite(Path(__file__).parents[3] / "evals" / "demo.yaml")
 
     assert not lint_suite(suite).count("error")
+
+
+DEMO = Path(__file__).parents[3] / "src" / "vlmserve" / "demo" / "weights" / "base"
+
+
+def test_prompts_are_counted_with_a_checkpoint(
+    receipts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exam = Examination(load_checkpoint(DEMO))
+    (task,) = lint_suite(load_suite(receipts), checkpoint=exam).tasks
+
+    assert task.n_uncounted == 0
+    assert task.prompt_tokens is not None
+    # A picture of 20 to 59 pixels is scaled to 56 x 56 at least: 4 tokens.
+    assert 4 < task.prompt_tokens.smallest <= task.prompt_tokens.largest < 80
+    assert main(["suite", "lint", str(receipts), "--ckpt", str(DEMO)]) == 0
+    assert f"prompt        {task.prompt_tokens.smallest:g}" in capsys.readouterr().out
+
+
+def test_prompts_that_do_not_fit_are_found(receipts: Path) -> None:
+    settings = EngineConfig(max_model_len=40)
+    exam = Examination(load_checkpoint(DEMO), serve=ServeConfig(engine=settings))
+    found = lint_suite(load_suite(receipts), checkpoint=exam)
+
+    (warning,) = [text for text in texts(found, "warning") if "max_tokens" in text]
+    assert "leave less than their max_tokens of the 40 tokens" in warning
+    short = Examination(
+        load_checkpoint(DEMO), serve=ServeConfig(engine=EngineConfig(max_model_len=8))
+    )
+    (error,) = texts(lint_suite(load_suite(receipts), checkpoint=short), "error")
+    assert error.startswith("receipts: 41 prompts do not fit into 8 tokens (sample 1, 2, 3)")
+
+
+def test_a_checkpoint_that_counts_nothing_says_why(receipts: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bare"
+    shutil.copytree(DEMO, copy, ignore=shutil.ignore_patterns("tokenizer*"))
+    found = lint_suite(load_suite(receipts), checkpoint=Examination(load_checkpoint(copy)))
+
+    (note,) = texts(found, "note")
+    assert "the tokens of its prompts cannot be counted: " in note
+    assert "has no tokenizer" in note
+
+
+def test_the_base_of_no_checkpoint_is_refused(
+    receipts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["suite", "lint", str(receipts), "--base-model", str(DEMO)]) == 2
+    assert "--base-model: it is the base of --ckpt" in capsys.readouterr().err
+
+
+def test_requests_and_judgements_are_looked_over(tmp_path: Path, suites: Any) -> None:
+    (tmp_path / "frame.png").write_bytes(suites.png("red", size=40))
+    frames = {"type": "video", "video": ["frame.png", "frame.png"], "fps": 1}
+    rows = [
+        {"messages": [{"role": "user", "content": [frames, {"type": "text", "text": f"Q{k}"}]}]}
+        for k in range(30)
+    ]
+    write_rows(tmp_path / "log.jsonl", rows)
+    entries = [
+        {"requests": "log.jsonl", "name": name, "check": check, **more}
+        for name, check, more in (
+            ("empty", "empty", {}),
+            ("tokens", "answer_tokens", {"margin": 30}),
+            ("wins", "judge_pairs", {}),
+        )
+    ]
+    judge = {"url": "http://127.0.0.1:9/v1", "model": "m"}
+    suite = suites.load(*entries, include_path=None, judge=judge)
+    report = lint_suite(suite, checkpoint=Examination(load_checkpoint(DEMO)))
+    empty, tokens, wins = report.tasks
+
+    assert not report.count("error")
+    assert empty.media == {"video/jpeg": 30}
+    assert empty.longest_side_px is not None
+    assert empty.longest_side_px.largest == 40
+    assert empty.prompt_tokens is not None
+    assert empty.prompt_tokens.smallest > 4
+    assert [power.discordance for power in empty.power] == [0.05, 0.1, 0.2]
+    assert tokens.power == ()
+    assert [power.discordance for power in wins.power] == [0.4, 0.7, 0.9]
+    assert not any(text.startswith("tokens:") for text in texts(report, "warning"))
+    assert any("at 70 % discordance" in text for text in texts(report, "warning"))

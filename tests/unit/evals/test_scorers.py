@@ -228,6 +228,68 @@ def test_box_iou(box: str, overlap: float) -> None:
     assert make("box_iou", coordinates="pixels").score(box, "[0, 0, 100, 100]") == overlap
 
 
+FULL_HD = (1920, 1080)
+# 1920 x 1080 within 1003520 pixels: beta = sqrt(2073600 / 1003520), both sides floored to 28s.
+SHRUNK = (1316, 728)
+
+
+def boxes_of(size: tuple[float, float], *, digits: int = 0) -> str:
+    """A box over the right half of an image's lower half, in numbers of which it has these."""
+    width, height = size
+    return str([round(width / 2, digits), round(height / 2, digits), width, height])
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "target"),
+    [
+        ("pixels", boxes_of(FULL_HD)),
+        ("0-1000", boxes_of((1000, 1000))),
+        ("0-1", boxes_of((1, 1), digits=1)),
+        ("resized", boxes_of(SHRUNK)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("answers", "answer"),
+    [
+        ("pixels", boxes_of(FULL_HD)),
+        ("0-1000", boxes_of((1000, 1000))),
+        ("0-1", boxes_of((1, 1), digits=1)),
+        ("resized", boxes_of(SHRUNK)),
+    ],
+)
+@pytest.mark.parametrize("name", ["box_iou", "boxes"])
+def test_boxes_are_carried_over_between_declared_coordinates(
+    name: str, coordinates: str, target: str, answers: str, answer: str
+) -> None:
+    scorer = make(name, coordinates=coordinates, answers=answers, max_pixels=1003520)
+
+    assert scorer.needs_image_size == (coordinates != answers)
+    assert scorer.score_image(answer, target, FULL_HD) == pytest.approx(1.0)
+    half = f"[0, 0, {answer.split(', ')[0][1:]}, {answer.split(', ')[1]}]"
+    assert scorer.score_image(half, target, FULL_HD) == 0.0
+
+
+def test_resized_pixels_are_those_of_the_processor() -> None:
+    scorer = make("box_iou", coordinates="pixels", answers="resized", max_pixels=1003520)
+    # The whole image, and what a scorer would make of it that took the numbers for pixels.
+    whole, (width, height) = "[0, 0, 1920, 1080]", SHRUNK
+
+    assert scorer.score_image(f"[0, 0, {width}, {height}]", whole, FULL_HD) == 1.0
+    taken = make("box_iou", coordinates="pixels").score(f"[0, 0, {width}, {height}]", whole)
+    assert taken == pytest.approx(width * height / (1920 * 1080))
+    small = make(
+        "box_iou", coordinates="pixels", answers="resized", max_pixels=1003520, min_pixels=50176
+    )
+    # 100 x 100 grown to at least 50176 pixels: 224 x 224.
+    assert small.score_image("[0, 0, 224, 224]", "[0, 0, 100, 100]", (100, 100)) == 1.0
+
+
+def test_resized_pixels_need_the_limit_of_the_processor() -> None:
+    with pytest.raises(ConfigError, match="resized pixels need max_pixels"):
+        make("boxes", coordinates="pixels", answers="resized")
+    make("boxes", coordinates="resized")
+
+
 def test_boxes_are_read_in_every_spelling() -> None:
     qwen2 = "<|object_ref_start|>dog<|object_ref_end|><|box_start|>(1,2),(30,40)<|box_end|>"
     stripped = "dog(1,2),(30,40)"

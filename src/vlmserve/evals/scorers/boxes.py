@@ -1,22 +1,26 @@
 """Boxes around things, in declared coordinates."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.optimize import linear_sum_assignment
 from typing_extensions import override
 
+from vlmserve.evals.scorers.coordinates import Coordinates, Resize, Size, to_fractions
 from vlmserve.evals.scorers.json_text import read_json
 from vlmserve.evals.scorers.scorer import Scorer, shorten
 
-Coordinates = Literal["pixels", "0-1", "0-1000"]
-"""What numbers count: pixels of the original, its fractions, or its thousandths."""
-
 _Array = np.ndarray[Any, np.dtype[np.float64]]
-_LIMITS: dict[Coordinates, float] = {"pixels": np.inf, "0-1": 1.0, "0-1000": 1000.0}
+_LIMITS: dict[Coordinates, float] = {
+    "pixels": np.inf,
+    "0-1": 1.0,
+    "0-1000": 1000.0,
+    "resized": np.inf,
+}
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _POINT = rf"\({_NUMBER},{_NUMBER}\)"
 # Qwen-VL and Qwen2-VL; their marks are special tokens, which an engine leaves out of its text.
@@ -35,8 +39,57 @@ class Box(NamedTuple):
 
 class _BoxScorer(Scorer):
     coordinates: Coordinates
-    """What the numbers of targets and answers count. Both must count the same; an overlap does not
-    depend on what it is, so nothing is converted, and targets outside the range are refused."""
+    """What the numbers of targets count; targets outside the range are refused."""
+
+    answers: Coordinates | None = None
+    """What those of answers count, where it is something else: both become fractions of the
+    sample's one image. An overlap of boxes that count the same does not depend on what it is."""
+
+    max_pixels: int | None = Field(default=None, gt=0)
+    """Of ``resized``: the largest area, as the processor has it."""
+
+    min_pixels: int = Field(default=3136, gt=0)
+    """Of ``resized``: the smallest area."""
+
+    factor: int = Field(default=28, gt=0)
+    """Of ``resized``: patch size times merge size; 28 of Qwen2-VL and Qwen2.5-VL."""
+
+    @model_validator(mode="after")
+    def _resizing_is_known(self) -> "_BoxScorer":
+        is_resized = self.needs_image_size and "resized" in {self.coordinates, self.answers}
+        if is_resized and self.max_pixels is None:
+            raise ValueError("resized pixels need max_pixels, as the processor has it")
+        return self
+
+    @property
+    @override
+    def needs_image_size(self) -> bool:
+        return self.answers is not None and self.answers != self.coordinates
+
+    @override
+    def score(self, answer: str, target: str) -> float:
+        return self._compare(read_boxes(answer), read_boxes(target))
+
+    @override
+    def score_image(self, answer: str, target: str, size_px: Size) -> float:
+        resize = None
+        if self.max_pixels is not None:
+            resize = Resize(self.factor, self.min_pixels, self.max_pixels)
+        given, due = (
+            [
+                Box(to_fractions(box.corners, coordinates, size_px, resize), box.label)
+                for box in read_boxes(text)
+            ]
+            for text, coordinates in (
+                (answer, self.answers or self.coordinates),
+                (target, self.coordinates),
+            )
+        )
+        return self._compare(given, due)
+
+    @abstractmethod
+    def _compare(self, given: "list[Box]", due: "list[Box]") -> float:
+        """Compare boxes that count the same."""
 
     @override
     def check_target(self, target: str) -> None:
@@ -61,15 +114,17 @@ class BoxIou(_BoxScorer):
 
     name: ClassVar[str] = "box_iou"
     about: ClassVar[str] = "intersection over union of one box"
-    source: ClassVar[str] = "M. Everingham et al. 2010, The PASCAL VOC challenge, equation 4"
+    source: ClassVar[str] = (
+        "M. Everingham et al. 2010, The PASCAL VOC challenge, equation 4; resized pixels as in "
+        "Qwen2.5-VL cookbooks/spatial_understanding.ipynb plot_bounding_boxes"
+    )
 
     threshold: float | None = Field(default=None, gt=0.0, le=1.0)
     """Score 1 from this overlap on and 0 below, as RefCOCO's Acc@0.5; the overlap when unset."""
 
     @override
-    def score(self, answer: str, target: str) -> float:
-        given = read_boxes(answer)[:1]
-        overlap = float(overlaps(given, read_boxes(target)[:1])[0, 0]) if given else 0.0
+    def _compare(self, given: list[Box], due: list[Box]) -> float:
+        overlap = float(overlaps(given[:1], due[:1])[0, 0]) if given else 0.0
         return overlap if self.threshold is None else float(overlap >= self.threshold)
 
     @override
@@ -97,8 +152,7 @@ class Boxes(_BoxScorer):
     """Whether labels must be the same, too, without case; they are read from JSON alone."""
 
     @override
-    def score(self, answer: str, target: str) -> float:
-        given, due = read_boxes(answer), read_boxes(target)
+    def _compare(self, given: list[Box], due: list[Box]) -> float:
         if not given:
             return 0.0
         overlap = overlaps(given, due)

@@ -34,6 +34,22 @@ class Scorer(StrictModel, ABC):
             A finite number in the scorer's range.
         """
 
+    @property
+    def needs_image_size(self) -> bool:
+        """Whether scores depend on the size of the sample's one image."""
+        return False
+
+    def score_image(self, answer: str, target: str, size_px: tuple[int, int]) -> float:
+        """Judge an answer about an image of a size; only where ``needs_image_size``.
+
+        Args:
+            answer: As in ``score``.
+            target: As in ``score``.
+            size_px: Width and height of the original image.
+        """
+        del size_px
+        return self.score(answer, target)
+
     def check_target(self, target: str) -> None:
         """Refuse a target that no answer could meet.
 
