@@ -18,8 +18,16 @@ from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import MediaConfig, ServeConfig
 from vlmserve.engine import media_connector
-from vlmserve.engine.base import GenerationFailure, GenerationRequest, GenerationResult
+from vlmserve.engine.base import (
+    Engine,
+    GenerationFailure,
+    GenerationRequest,
+    GenerationResult,
+    ScoringRequest,
+    TargetLogprobs,
+)
 from vlmserve.engine.offline import OfflineEngine, open_offline_engine
+from vlmserve.engine.transformers import TransformersEngine, open_transformers_engine
 from vlmserve.errors import CheckpointError, EngineError
 
 TASKS = ("color", "digit", "larger", "ref", "video", "reverse", "newcolor")
@@ -121,6 +129,154 @@ def test_answers_are_those_of_transformers(
     served = texts(engine, [request(name, model, *parts) for name, parts in asked])
 
     assert served == reference(zoo, asked, adapter=model == "good-lora")
+
+
+def scored(
+    root: Path, models: tuple[str, ...], per_task: int = 2, target: str | None = None
+) -> list[ScoringRequest]:
+    """Held-out samples of several tasks with an answer to each, for each model."""
+    asked = [each for each in samples(root) if int(each[0].rpartition("-")[2]) < per_task]
+    answers = ("red", "a b c", "down", "7", "first")
+    return [
+        ScoringRequest(
+            request_id=f"{model}/{name}",
+            model=model,
+            messages=(Message(role="user", parts=parts),),
+            target=target or answers[number % len(answers)],
+        )
+        for number, (name, parts) in enumerate(asked)
+        for model in models
+    ]
+
+
+def likelihoods(engine: Engine, requests: list[ScoringRequest]) -> dict[str, TargetLogprobs]:
+    found = {}
+    for result in engine.score(requests):
+        assert isinstance(result.outcome, TargetLogprobs), result.outcome
+        found[result.request_id] = result.outcome
+    return found
+
+
+@pytest.fixture(scope="module")
+def judge(zoo: Path, config: ServeConfig, engine: OfflineEngine) -> Iterator[TransformersEngine]:
+    """The same adapter and base in transformers; ``engine`` is only there to be loaded first."""
+    with open_transformers_engine(load_checkpoint(zoo / "good-lora"), config) as opened:
+        assert opened.models == engine.models
+        yield opened
+
+
+def test_likelihoods_are_those_of_transformers(
+    engine: OfflineEngine, judge: TransformersEngine, root: Path
+) -> None:
+    requests = scored(root, engine.models)
+    served, expected = likelihoods(engine, requests), likelihoods(judge, requests)
+
+    assert served.keys() == expected.keys() == {each.request_id for each in requests}
+    for name, found in served.items():
+        reference = expected[name]
+        assert found.token_ids == reference.token_ids
+        assert found.prompt_tokens == reference.prompt_tokens
+        assert found.has_end
+        assert found.is_greedy == reference.is_greedy
+        assert found.logprobs == pytest.approx(reference.logprobs, abs=1e-4)
+    # Two images and a video, each with an adapter that changes what is likely.
+    for task in ("larger-0", "ref-0", "video-0"):
+        base, adapter = served[f"base/{task}"], served[f"good-lora/{task}"]
+        assert sum(base.logprobs) != pytest.approx(sum(adapter.logprobs), abs=1e-2)
+
+
+def test_the_own_answer_is_likely_and_greedy(engine: OfflineEngine, root: Path) -> None:
+    (asked, *_) = scored(root, ("base",))
+    (answer,) = texts(engine, [request("own", "base", *asked.messages[0].parts)]).values()
+    own = asked.model_copy(update={"request_id": "own", "target": answer})
+    other = asked.model_copy(update={"request_id": "other", "target": "z q"})
+
+    found = likelihoods(engine, [own, other])
+
+    assert found["own"].is_greedy
+    assert not found["other"].is_greedy
+    assert sum(found["own"].logprobs) > sum(found["other"].logprobs)
+
+
+def test_scoring_failures_do_not_spread(engine: OfflineEngine, root: Path) -> None:
+    (good, *_) = scored(root, ("base",))
+    broken = ImagePart(data=b"not an image", content_type="image/png")
+    requests = [
+        good,
+        good.model_copy(update={"request_id": "empty", "target": " "}),
+        good.model_copy(update={"request_id": "long", "target": "red " * 3000}),
+        good.model_copy(update={"request_id": "unknown", "model": "gpt-4"}),
+        good.model_copy(
+            update={
+                "request_id": "broken",
+                "messages": (Message(role="user", parts=(broken, TextPart(text="What?"))),),
+            }
+        ),
+        good.model_copy(update={"request_id": "again"}),
+    ]
+
+    results = {result.request_id: result.outcome for result in engine.score(requests)}
+
+    kinds = {
+        name: outcome.error_type
+        for name, outcome in results.items()
+        if isinstance(outcome, GenerationFailure)
+    }
+    assert kinds == {
+        "empty": "RequestError",
+        "long": "ContextLengthError",
+        "unknown": "ModelNotFoundError",
+        "broken": "RequestError",
+    }
+    assert results["again"] == results[good.request_id]
+
+
+def test_transformers_answers_like_vllm(
+    engine: OfflineEngine, judge: TransformersEngine, root: Path
+) -> None:
+    asked = [each for each in samples(root) if each[0].endswith("-0")]
+    requests = [
+        request(f"{model}/{name}", model, *parts)
+        for name, parts in asked
+        for model in engine.models
+    ]
+    stopped = request("stopped", "base", TextPart(text="Reverse: a b c d"))
+    stopped = stopped.model_copy(
+        update={"params": SamplingParams(max_tokens=12, stop=(" b",), seed=1)}
+    )
+    cut = request("cut", "base", TextPart(text="Reverse: a b c d"), max_tokens=1)
+    requests += [stopped, cut]
+
+    served = {result.request_id: result.outcome for result in engine.generate(requests)}
+    found = {result.request_id: result.outcome for result in judge.generate(requests)}
+
+    assert found.keys() == served.keys()
+    for name, outcome in found.items():
+        expected = served[name]
+        assert isinstance(outcome, Completion)
+        assert isinstance(expected, Completion)
+        assert (outcome.text, outcome.finish_reason) == (expected.text, expected.finish_reason)
+        assert outcome.usage.prompt_tokens == expected.usage.prompt_tokens
+
+
+def test_a_template_that_reasons_first_has_no_likelihood(
+    zoo: Path, config: ServeConfig, judge: TransformersEngine, root: Path
+) -> None:
+    """As Qwen3's does, which writes an empty reasoning before an answer without one."""
+    own = (zoo / "base" / "chat_template.jinja").read_text()
+    marked = "<|im_start|>{{ message['role'] }}\n"
+    assert marked in own
+    reasons = marked + "{% if message['role'] == 'assistant' %}<think></think>{% endif %}"
+    server = config.server.model_copy(update={"chat_template": own.replace(marked, reasons)})
+    requests = scored(root, ("base",), per_task=1)[:1]
+    with open_transformers_engine(
+        load_checkpoint(zoo / "base"), config.model_copy(update={"server": server})
+    ) as opened:
+        (result,) = opened.score(requests)
+
+    assert isinstance(result.outcome, GenerationFailure)
+    assert "the chat template changes the answer" in result.outcome.message
+    assert "<think></think>" in result.outcome.message
 
 
 def test_mixed_batch_gives_each_model_its_own_answers(engine: OfflineEngine, root: Path) -> None:
