@@ -54,6 +54,12 @@ def test_good_fine_tune_passes(good: Any) -> None:
         assert entry["lower"] > -0.08
         assert entry["n_failed_baseline"] == entry["n_failed_candidate"] == 0
     assert task(report, "newcolor")["difference"] > 0.8
+    for entry in report["tasks"]:
+        nll = entry["nll"]
+        assert nll["n_pairs"] == min(100, entry["n_pairs"])
+        assert nll["n_failed_baseline"] == nll["n_failed_candidate"] == 0
+    # What it learned is what it finds likelier.
+    assert task(report, "newcolor")["nll"]["per_token"]["upper"] < -1
 
 
 def test_the_same_again_sends_nothing(root: Path, store: Path, zoo: Path, good: Any) -> None:
@@ -61,6 +67,7 @@ def test_the_same_again_sends_nothing(root: Path, store: Path, zoo: Path, good: 
 
     assert status == 0
     assert report["n_requests_sent"] == 0
+    assert report["baseline"]["n_scored"] == report["candidate"]["n_scored"] == 0
     assert report["tasks"] == good[1]["tasks"]
 
 
@@ -83,6 +90,7 @@ def test_harmed_fine_tune_is_a_regression_and_the_base_is_not_asked_again(
     assert worse["upper"] < 0
     flip = worse["flips"]["regressed"][0]
     assert flip["baseline"]["answer"] != flip["candidate"]["answer"]
+    assert worse["nll"]["per_token"]["lower"] > 0
     assert "regression" in capsys.readouterr().out
 
 
@@ -140,6 +148,41 @@ def test_endpoint_gives_the_answers_of_the_engine_in_process(
         given = answers(endpoint, served[side]["fingerprint"])
         assert len(given) == sum(entry["n_pairs"] for entry in served["tasks"])
         assert given == {request: judged[request] for request in given}
+        for entry in served["tasks"]:
+            expected = task(offline, entry["task"])["nll"]["per_token"][side]
+            assert entry["nll"]["per_token"][side] == pytest.approx(expected, abs=1e-4)
+
+
+def test_transformers_judges_like_vllm(root: Path, store: Path, zoo: Path, tmp_path: Path) -> None:
+    """The reference engine by the command: same answers, same likelihoods, kept apart."""
+    tasks = "".join(f"  - {{task: {name}, metric: exact_match}}\n" for name in ("ref", "video"))
+    suite = tmp_path / "few.yaml"
+    suite.write_text(
+        f"name: few\ninclude_path: {root / 'evals' / 'demo'}\nnll: true\n"
+        f"gate: {{margin: 0.5}}\nsampling: {{temperature: 0}}\ntasks:\n{tasks}"
+    )
+    reports = []
+    for engine in ("vllm", "transformers"):
+        file = tmp_path / f"{engine}.json"
+        main(
+            [
+                "eval", "--ckpt", str(zoo / "good-lora"), "--suite", str(suite), "--limit", "12",
+                "--config", str(root / "configs" / "cpu-demo.yaml"), "--store", str(store),
+                "--engine", engine, "--json", str(file),
+            ]
+        )  # fmt: skip
+        reports.append(json.loads(file.read_text()))
+
+    served, reference = reports
+    assert reference["candidate"]["settings"]["engine"] == "transformers"
+    assert reference["n_requests_sent"] == 48
+    for name in ("ref", "video"):
+        ours, theirs = task(served, name), task(reference, name)
+        for side in ("baseline", "candidate"):
+            assert ours[side] == theirs[side]
+            assert ours["nll"]["per_token"][side] == pytest.approx(
+                theirs["nll"]["per_token"][side], abs=1e-4
+            )
 
 
 def answers(store: Path, fingerprint: str) -> dict[str, str]:

@@ -179,10 +179,14 @@ def test_likelihoods_are_those_of_transformers(
         assert found.has_end
         assert found.is_greedy == reference.is_greedy
         assert found.logprobs == pytest.approx(reference.logprobs, abs=1e-4)
-    # Two images and a video, each with an adapter that changes what is likely.
-    for task in ("larger-0", "ref-0", "video-0"):
-        base, adapter = served[f"base/{task}"], served[f"good-lora/{task}"]
-        assert sum(base.logprobs) != pytest.approx(sum(adapter.logprobs), abs=1e-2)
+    # Several images and a video are among them, and the adapter changes what is likely.
+    names = [name.partition("/")[2] for name in served if name.startswith("base/")]
+    assert {"larger-0", "ref-0", "video-0"} <= set(names)
+    changes = [
+        abs(sum(served[f"base/{name}"].logprobs) - sum(served[f"good-lora/{name}"].logprobs))
+        for name in names
+    ]
+    assert max(changes) > 1.0
 
 
 def test_the_own_answer_is_likely_and_greedy(engine: OfflineEngine, root: Path) -> None:

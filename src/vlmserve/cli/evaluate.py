@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite", required=True, type=Path, metavar="FILE", help="what to ask: evals/*.yaml"
     )
     _add_side_arguments(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("vllm", "transformers"),
+        default="vllm",
+        help="what computes the checkpoints' answers: vLLM, or transformers, which is slower and "
+        "the reference (default: vllm)",
+    )
     add_report_arguments(parser, with_media=True)
     parser.add_argument(
         "--on-inconclusive",

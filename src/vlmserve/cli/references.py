@@ -160,7 +160,7 @@ class References:
         # The base of an adapter is served as that, and its own training is of no account.
         env: VisionLimits | None = self._train_env if side == "candidate" else None
         require_sound(checkpoint, self._args.allow, serve=config, train_env=env)
-        self._served[side] = Served(checkpoint, config)
+        self._served[side] = Served(checkpoint, config, self._args.engine)
 
     def _default_baseline(self, candidate: "Checkpoint") -> "Checkpoint":
         if candidate.base is not None:

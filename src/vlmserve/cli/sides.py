@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlmserve.checkpoint.fingerprint import fingerprint
 from vlmserve.checkpoint.overlay import missing_files
 from vlmserve.engine.plan import ServingPlan, plan_serving
-from vlmserve.engine.settings import checkpoint_settings, serving_settings
+from vlmserve.engine.settings import EngineName, checkpoint_settings, serving_settings
 from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.records import SideName
 
@@ -30,6 +30,8 @@ class Served:
 
     checkpoint: "Checkpoint"
     config: "ServeConfig"
+    engine: EngineName = "vllm"
+    """What computes."""
 
 
 def checkpoint_sides(
@@ -72,7 +74,7 @@ def _leader(
 
 def _can_share(other: Served, leader: Served, train_env: "VisionLimits | None") -> bool:
     """Whether one engine can serve both, each as it would be alone."""
-    if other.config != leader.config:
+    if (other.config, other.engine) != (leader.config, leader.engine):
         return False
     pair = (other.checkpoint, leader.checkpoint)
     adapters = [each for each in pair if each.adapter is not None]
@@ -119,12 +121,17 @@ def _shared(
     plan = _plan(checkpoint, config, train_env, beside)
 
     def load() -> AbstractContextManager["Engine"]:
+        if served[leader].engine == "transformers":
+            from vlmserve.engine.transformers import open_transformers_engine
+
+            return open_transformers_engine(checkpoint, config, train_env=train_env, beside=beside)
         from vlmserve.engine.offline import open_offline_engine
 
         return open_offline_engine(checkpoint, config, train_env=train_env, beside=beside)
 
     source = EngineSource(load)
-    settings, own = serving_settings(plan, config), checkpoint_settings(plan, config)
+    settings = serving_settings(plan, config, served[leader].engine)
+    own = checkpoint_settings(plan, config)
 
     def side(each: "Checkpoint") -> Side:
         place = _place(each, checkpoint, beside)

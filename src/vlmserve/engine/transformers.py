@@ -82,6 +82,7 @@ def open_transformers_engine(
     from vlmserve.engine.plugin import register
 
     register()
+    # Before the plan is known: what it reads goes through the guard as well.
     configure(config.media)
     scratch = tempfile.TemporaryDirectory(prefix="vlmserve-")
     try:
@@ -90,6 +91,7 @@ def open_transformers_engine(
         )
         for note in plan.notes:
             _LOG.info(note)
+        configure(config.media, plan.normalisation)
         engine = TransformersEngine(_load(plan, config), _inputs(plan, config), plan, config)
     except BaseException:
         scratch.cleanup()

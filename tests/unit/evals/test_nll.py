@@ -1,12 +1,15 @@
 """Expected answers and their likelihoods, from the suite to the verdict, with scripted engines."""
 
+import io
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typing_extensions import override
 
 from vlmserve.chat import ImagePart
@@ -19,7 +22,9 @@ from vlmserve.evals.archive import load_side
 from vlmserve.evals.compare_runs import Terms, compare_runs
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.likelihood import choose_targets
+from vlmserve.evals.report.files import ReportFormat, write_reports
 from vlmserve.evals.report.json_report import EvalReport, TaskReport
+from vlmserve.evals.report.terminal import print_report
 from vlmserve.evals.session import Session
 from vlmserve.evals.statistics import compare_measures
 from vlmserve.evals.store import AnswerStore
@@ -282,6 +287,51 @@ def test_kept_runs_are_compared_by_it_as_well(
 
     assert again.verdict == report.verdict == "regression"
     assert only(again).nll == only(report).nll
+
+
+def test_reports_show_it(
+    suites: Any, rows: list[Any], store: AnswerStore, lab: Lab, tmp_path: Path
+) -> None:
+    suite = load(suites, rows)
+    old = lab.side("old", around(-1))
+    report = run(suite, store, old, lab.side("new", shifted(-1.2)))
+    mixed = run(suite, store, old, lab.side("other", shifted(-2), answer="blue"))
+
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=80))
+    shown = stream.getvalue()
+    assert "NLL of the expected answers" in shown
+    assert "early warning, color: the NLL of the expected answers rose by" in " ".join(
+        shown.split()
+    )
+
+    files: dict[ReportFormat, Path] = {
+        name: tmp_path / name for name in ("json", "markdown", "junit", "html")
+    }
+    write_reports(report, files)
+    assert EvalReport.model_validate_json(files["json"].read_text()) == report
+    assert "| color | 40 | 1." in files["markdown"].read_text()
+    assert "nats a token, 40 pairs" in files["junit"].read_text()
+    page = files["html"].read_text()
+    assert 'class="forest nll"' in page
+    assert "early warning" in page
+
+    write_reports(mixed, files)
+    assert ", NLL of the target 2." in files["html"].read_text()
+
+
+def test_a_report_without_it_has_no_section(
+    suites: Any, rows: list[Any], store: AnswerStore, lab: Lab, tmp_path: Path
+) -> None:
+    suite = load(suites, rows, nll=False)
+    report = run(suite, store, lab.side("old", around(-1)), lab.side("new", around(-2)))
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=80))
+    write_reports(report, {"html": tmp_path / "page.html"})
+
+    assert "NLL" not in stream.getvalue()
+    assert "Likelihood of the expected answers" not in (tmp_path / "page.html").read_text()
+    assert [engine.n_scored for engine in lab.engines] == [0, 0]
 
 
 def test_samples_are_chosen_by_content(suites: Any, rows: list[Any]) -> None:

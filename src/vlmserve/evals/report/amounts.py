@@ -1,6 +1,6 @@
 """Numbers of a report in words: points for scores between 0 and 1, plain numbers for others."""
 
-from vlmserve.evals.report.json_report import SliceReport, TaskReport
+from vlmserve.evals.report.json_report import MeasureReport, NllReport, SliceReport, TaskReport
 
 
 def score_in_words(score: float | None, task: TaskReport) -> str:
@@ -18,6 +18,21 @@ def difference_in_words(task: TaskReport | SliceReport) -> str:
         middle, low, high = (100 * x for x in (task.difference, task.lower, task.upper))
         return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
     return f"{task.difference:+.3g} [{task.lower:+.3g}, {task.upper:+.3g}]"
+
+
+def nll_in_words(measure: MeasureReport | None) -> tuple[str, str, str]:
+    """An NLL on both sides and the difference with the ends of its interval, in nats."""
+    if measure is None:
+        return "-", "-", "-"
+    ends = f"{measure.difference:+.3f} [{measure.lower:+.3f}, {measure.upper:+.3f}]"
+    return f"{measure.baseline:.3f}", f"{measure.candidate:.3f}", ends
+
+
+def nll_finding(nll: NllReport) -> str:
+    """What an NLL says, in a word or two."""
+    if nll.verdict != "not gated":
+        return nll.verdict
+    return "early warning" if nll.is_early_warning else ""
 
 
 def p_value_in_words(p_value: float | None) -> str:

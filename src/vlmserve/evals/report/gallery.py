@@ -219,7 +219,10 @@ def _card(found: _Found, album: _Album) -> dict[str, Any]:
 
 
 def _answer(answer: AnswerReport) -> list[str]:
-    return [_shown(answer.answer), f"{answer.score:.4g}"]
+    score = f"{answer.score:.4g}"
+    # Of the target, so that it is seen which way an answer was leaning.
+    nll = "" if answer.nll is None else f", NLL of the target {answer.nll:.3g}"
+    return [_shown(answer.answer), f"{score}{nll}"]
 
 
 def _shown(text: str) -> str:

@@ -19,12 +19,15 @@ from markupsafe import Markup
 from vlmserve.evals.gate import TaskVerdictName
 from vlmserve.evals.report.amounts import (
     difference_in_words,
+    nll_finding,
+    nll_in_words,
     p_value_in_words,
     score_in_words,
 )
 from vlmserve.evals.report.forest import render_forests
 from vlmserve.evals.report.gallery import Gallery, create_gallery
 from vlmserve.evals.report.json_report import EvalReport, SideReport, TaskReport
+from vlmserve.evals.report.nll_plot import render_nll_plot
 from vlmserve.evals.report.visible_text import visible
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ def render_page(report: EvalReport, gallery: Gallery) -> str:
         finalize=_finalize,
     )
     environment.filters |= {"p_value": p_value_in_words, "difference": difference_in_words}
+    environment.filters |= {"nll": nll_in_words, "nll_finding": nll_finding}
     environment.globals["score"] = score_in_words
     template = environment.from_string((folder / "template.html").read_text(encoding="utf-8"))
     confidence = f"{100 * (1 - report.suite.gate['alpha']):g} %"
@@ -73,6 +77,8 @@ def render_page(report: EvalReport, gallery: Gallery) -> str:
         reasons=_reasons(report.tasks),
         confidence=confidence,
         forests=render_forests(report.tasks, confidence),
+        nll_plot=render_nll_plot(report.tasks, confidence),
+        nlls=[(task, task.nll) for task in report.tasks if task.nll is not None],
         worse_slices=[each for each in report.slices if each.is_worse],
         n_slices_shown=_N_SLICES,
         noise=[task for task in report.tasks if task.noise is not None],

@@ -7,8 +7,14 @@ is not gated is skipped.
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 
-from vlmserve.evals.report.amounts import difference_in_words, p_value_in_words, score_in_words
+from vlmserve.evals.report.amounts import (
+    difference_in_words,
+    nll_in_words,
+    p_value_in_words,
+    score_in_words,
+)
 from vlmserve.evals.report.json_report import EvalReport, TaskReport
 
 # What XML 1.0 has no way to hold; models answer with anything.
@@ -80,6 +86,7 @@ def _details(task: TaskReport) -> str:
         f"{score_in_words(task.candidate, task)}, difference {difference_in_words(task)}, "
         f"p {p_value_in_words(task.p_value)}, {task.n_pairs} pairs, "
         f"{len(task.flips.regressed)} worse, {len(task.flips.improved)} better",
+        *_nll_lines(task),
         *(
             f"worse: {flip.sample_id} {flip.question!r}: target {flip.target!r}, "
             f"{flip.baseline.answer!r} -> {flip.candidate.answer!r}"
@@ -92,6 +99,15 @@ def _details(task: TaskReport) -> str:
         ),
     ]
     return _clean("\n".join(lines))
+
+
+def _nll_lines(task: TaskReport) -> Iterator[str]:
+    if task.nll is not None:
+        before, after, difference = nll_in_words(task.nll.per_token)
+        yield (
+            f"NLL: {before} -> {after}, difference {difference} nats a token, "
+            f"{task.nll.n_pairs} pairs"
+        )
 
 
 def _clean(text: str) -> str:

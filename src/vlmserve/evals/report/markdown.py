@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from vlmserve.evals.report.amounts import (
     difference_in_words,
+    nll_finding,
+    nll_in_words,
     one_line,
     p_value_in_words,
     score_in_words,
@@ -52,6 +54,7 @@ def _lines(report: EvalReport) -> Iterator[str]:
         )
     for note in report.notes:
         yield f"- note: {_text(note)}"
+    yield from _nlls(report)
     for task in report.tasks:
         yield from _samples(task)
     yield ""
@@ -75,6 +78,25 @@ def _row(task: TaskReport) -> str:
         f"{_MARKS[task.verdict]} {task.verdict}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _nlls(report: EvalReport) -> Iterator[str]:
+    measured = [(task.task, task.nll) for task in report.tasks if task.nll is not None]
+    if not measured:
+        return
+    yield ""
+    yield "<details><summary>NLL of the expected answers (nats a token, lower is better)</summary>"
+    yield ""
+    yield "| task | n | baseline | candidate | difference | |"
+    yield "|---|---:|---:|---:|---:|---|"
+    for name, nll in measured:
+        before, after, difference = nll_in_words(nll.per_token)
+        yield (
+            f"| {_text(name)} | {nll.n_pairs} | {before} | {after} | {_text(difference)} | "
+            f"{nll_finding(nll)} |"
+        )
+    yield ""
+    yield "</details>"
 
 
 def _samples(task: TaskReport) -> Iterator[str]:

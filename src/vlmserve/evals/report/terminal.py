@@ -10,6 +10,8 @@ from rich.text import Text
 
 from vlmserve.evals.report.amounts import (
     difference_in_words,
+    nll_finding,
+    nll_in_words,
     one_line,
     p_value_in_words,
     score_in_words,
@@ -52,6 +54,7 @@ def print_report(report: EvalReport, console: Console) -> None:
     console.print(_table(report, wide=console.width >= _WIDE_COLUMNS))
     _print_reasons(report.tasks, console)
     _print_slices(report.slices, console)
+    _print_nlls(report.tasks, console)
     for task in report.tasks:
         _print_samples(task, console)
     for note in report.notes:
@@ -113,6 +116,32 @@ def _print_slices(slices: Sequence[SliceReport], console: Console) -> None:
         )
     if len(worse) > _MAX_SLICES_SHOWN:
         console.print(f"and {len(worse) - _MAX_SLICES_SHOWN} more such slices", style="dim")
+
+
+def _print_nlls(tasks: Sequence[TaskReport], console: Console) -> None:
+    """Say how likely both sides find the expected answers."""
+    measured = [(task.task, task.nll) for task in tasks if task.nll is not None]
+    if not measured:
+        return
+    table = Table(
+        title=Text("NLL of the expected answers, nats a token: lower is better"),
+        title_justify="left",
+        title_style="",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    table.add_column("task", overflow="fold")
+    for header in ("n", "baseline", "candidate", "difference"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name, nll in measured:
+        finding = nll_finding(nll)
+        style = "yellow" if nll.is_early_warning else _STYLES[nll.verdict]
+        cells = (name, str(nll.n_pairs), *nll_in_words(nll.per_token))
+        table.add_row(*(Text(cell) for cell in cells), Text(finding, style=style))
+    console.print(table)
 
 
 def _numbers(task: TaskReport) -> tuple[Text, ...]:
