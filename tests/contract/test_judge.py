@@ -369,3 +369,19 @@ def test_the_baseline_asked_twice_shows_no_noise_of_pairs(
     three_models.opinion = prefer("new")
     assert evaluate(write("judge_pairs"), "--aa") == 0
     assert report()["tasks"][0]["noise"] is None
+
+
+def test_a_plan_says_what_the_judge_would_cost(
+    three_models: Any, write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = three_models.url
+    suite = write("judge_pairs", prompt_price=2.0, completion_price=8.0, max_tokens=500)
+    sides = ["--ckpt", f"{url}#new", "--baseline", f"{url}#old"]
+    assert main(["eval", *sides, "--suite", str(suite), "--plan"]) == 0
+
+    said = capsys.readouterr().out
+    # 60 opinions of 500 tokens at 8 dollars the million.
+    assert "judge judge: 60 opinions at most; its own words cost 0.24 USD at most" in said
+    assert not three_models.bodies
+    main(["eval", *sides, "--suite", str(write("judge_pairs")), "--plan"])
+    assert "what they cost is not known, for the suite gives no prices" in capsys.readouterr().out

@@ -217,13 +217,18 @@ def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":
 def _plan(session: "Session", found: "SideSet", references: "References") -> int:
     from vlmserve.cli.forecast import print_forecast
     from vlmserve.evals.forecast import create_forecast
+    from vlmserve.evals.session import difference_notes
 
     sides = found.sides
     session.check(sides["baseline"], sides["candidate"], sides.get("anchor"))
     with Stages() as stages:
         stages.begin("counting tokens")
         forecast = create_forecast(session, sides, references.count_tokens())
-    print_forecast(forecast, create_report_console(), sequential=session.sequential)
+    console = create_report_console()
+    for name, differences in found.differences.items():
+        for note in difference_notes(name, differences):
+            console.print(note, soft_wrap=True, markup=False)
+    print_forecast(forecast, console, sequential=session.sequential)
     return 0
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vlmserve.config.judge import JudgeConfig
     from vlmserve.evals.forecast import Forecast, SideForecast, TaskForecast
 
 _MINUTE_S = 60
@@ -60,6 +61,8 @@ def _lines(forecast: "Forecast") -> Iterator[str]:
         yield f"prompt tokens of {', '.join(names)} are not known: {reason}"
     for side in forecast.sides:
         yield _side(side)
+    if forecast.judge is not None and forecast.n_opinions:
+        yield _judge(forecast, forecast.judge)
     total = "an unknown time" if forecast.seconds is None else _duration(forecast.seconds)
     yield f"in all {forecast.n_requests:,} requests, {total}; starting engines comes on top"
 
@@ -78,6 +81,17 @@ def _side(side: "SideForecast") -> str:
         f"{side.side} {side.name}: {side.n_requests:,} requests to send, {side.n_reused:,} answers "
         f"reused{scored}; time: {took} ({side.basis})"
     )
+
+
+def _judge(forecast: "Forecast", judge: "JudgeConfig") -> str:
+    cost = forecast.judge_cost
+    said = (
+        "what they cost is not known, for the suite gives no prices"
+        if cost is None
+        else f"its own words cost {cost:.4g} {judge.currency} at most; its prompts, which hold the "
+        "answers, come on top"
+    )
+    return f"judge {judge.model}: {forecast.n_opinions:,} opinions at most; {said}"
 
 
 def _duration(seconds: float) -> str:

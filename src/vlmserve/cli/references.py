@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vlmserve.checkpoint.adapter import CONFIG_NAME as ADAPTER_CONFIG
 from vlmserve.cli.endpoints import endpoint_side, is_url
 from vlmserve.cli.options import open_checkpoint, parse_path_maps, require_sound
 from vlmserve.cli.sides import Served, checkpoint_sides
@@ -146,8 +147,11 @@ class References:
         from vlmserve.checkpoint.source import load_checkpoint
 
         path_map = parse_path_maps(self._args.path_map)
+        # What adapters lie on is given once for all of them.
+        is_adapter = (Path(reference) / ADAPTER_CONFIG).is_file()
+        base = self._args.base_model if is_adapter else None
         try:
-            return load_checkpoint(reference, path_map=path_map)
+            return load_checkpoint(reference, base_model=base, path_map=path_map)
         except CheckpointError as error:
             if not Path(reference).exists():
                 # A directory that is not there may have been meant for a run.

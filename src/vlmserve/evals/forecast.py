@@ -11,6 +11,7 @@ from vlmserve.doctor.sample_length import count_samples
 from vlmserve.errors import CheckpointError
 from vlmserve.evals.asking import sample_as
 from vlmserve.evals.clusters import cluster_samples
+from vlmserve.evals.judging.judged_task import JudgedTask
 from vlmserve.evals.lint import as_dataset
 from vlmserve.evals.power import detectable_at, samples_needed
 from vlmserve.evals.runner import plan_side
@@ -18,6 +19,7 @@ from vlmserve.evals.runner import plan_side
 if TYPE_CHECKING:
     from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.judge import JudgeConfig
     from vlmserve.config.serve import ServeConfig
     from vlmserve.evals.answering import Side
     from vlmserve.evals.eval_task import EvalTask
@@ -54,6 +56,9 @@ class TaskForecast:
     n_needed: int | None
     """Samples at which the margin is within reach, where these are too few."""
 
+    n_opinions: int = 0
+    """Of the judge, at most: equal answers need none."""
+
 
 @dataclass(frozen=True, slots=True)
 class SideForecast:
@@ -79,6 +84,23 @@ class Forecast:
 
     tasks: tuple[TaskForecast, ...]
     sides: tuple[SideForecast, ...]
+    judge: "JudgeConfig | None" = None
+    """Who is asked for the opinions."""
+
+    @property
+    def n_opinions(self) -> int:
+        """Of the judge, at most, over all tasks."""
+        return sum(task.n_opinions for task in self.tasks)
+
+    @property
+    def judge_cost(self) -> float | None:
+        """Of the judge's own words at their limit; ``None`` where the suite gives no price.
+
+        Its prompts, which hold the answers, come on top.
+        """
+        if self.judge is None:
+            return None
+        return self.judge.cost(0, self.n_opinions * self.judge.max_tokens)
 
     @property
     def n_requests(self) -> int:
@@ -108,6 +130,7 @@ def create_forecast(
             for index in range(len(session.tasks))
         ),
         sides=tuple(_side(session, name, side) for name, side in session.all_sides(sides).items()),
+        judge=session.suite.judge,
     )
 
 
@@ -136,6 +159,8 @@ def _task(
         ),
         detectable=detectable_at(n, _USUAL_DISCORDANCE, alpha=alpha, design_effect=effect),
         n_needed=needed if needed is not None and needed > n else None,
+        # A pair is judged in both orders, and a rubric on both sides.
+        n_opinions=2 * n if isinstance(task, JudgedTask) else 0,
     )
 
 

@@ -379,7 +379,7 @@ def _run_notes(
     if n > 1:
         yield f"every sample was asked {n} times, and its scores were averaged (--repeat)"
     for name, found in session.differences.items():
-        yield from _difference_notes(name, found)
+        yield from difference_notes(name, found)
     if anchor is not None:
         yield f"anchor: {anchor.name}; every gated task was held against it, too"
 
@@ -391,7 +391,8 @@ _MEANT = {
 }
 
 
-def _difference_notes(name: SideName, found: Sequence[ServingDifference]) -> Iterator[str]:
+def difference_notes(name: SideName, found: Sequence[ServingDifference]) -> Iterator[str]:
+    """Say in what a side is served differently from the candidate, and who meant it."""
     for reason, words in _MEANT.items():
         texts = [each.text for each in found if each.reason == reason]
         if texts:

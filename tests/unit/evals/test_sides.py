@@ -1,5 +1,6 @@
 """Which engines two checkpoints get, and under which keys their answers are kept."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,54 @@ def test_a_base_that_is_judged_shares_the_engine_of_its_adapter(write: Any) -> N
 
     assert baseline.source is candidate.source
     assert (baseline.model(engine), candidate.model(engine)) == ("adapter", "base")
+
+
+def plan(suites: Any, colors: Any, *arguments: str) -> int:
+    suites.task("color", colors(3))
+    suite = suites.suite("color", gate={"margin": 0.1})
+    return main(["eval", "--suite", str(suite), "--plan", *arguments])
+
+
+def test_the_same_weights_served_differently_are_two_sides(
+    write: Any, suites: Any, colors: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "side.yaml"
+    path.write_text("engine: {dtype: float32, mm_processor_kwargs: {max_pixels: 50176}}\n")
+    model = str(write.model())
+    sides = ["--ckpt", model, "--baseline", model]
+    assert plan(suites, colors, *sides, "--candidate-config", str(path)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+
+    assert (
+        'served differently (baseline | candidate), as declared: dtype: "auto" | "float32"; '
+        "mm_processor_kwargs.max_pixels: unset | 50176"
+    ) in said
+    assert "in all 6 requests" in said
+    assert plan(suites, colors, *sides) == 0
+    assert "served differently" not in capsys.readouterr().out
+
+
+def test_limits_of_a_training_are_told_and_not_refused(
+    write: Any, suites: Any, colors: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = write.model("old"), write.model("new")
+    settings = {"swift_version": "4.6.0", "max_pixels": 50176}
+    (new / "args.json").write_text(json.dumps(settings))
+
+    assert plan(suites, colors, "--ckpt", str(new), "--baseline", str(old)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "as the checkpoints bring it: mm_processor_kwargs.max_pixels: unset | 50176" in said
+
+
+def test_what_adapters_lie_on_is_given_once_for_both(
+    write: Any, suites: Any, colors: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write.model()
+    old = write.adapter(None)
+    new = write.adapter(None, config={"lora_alpha": 8})
+    sides = ["--ckpt", str(new), "--baseline", str(old), "--base-model", str(base)]
+
+    assert plan(suites, colors, *sides, "--anchor", str(base)) == 0
+    said = capsys.readouterr().out
+    assert "baseline adapter: 3 requests" in said
+    assert "anchor model: 3 requests" in said
