@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlmserve.doctor.examination import Examination
-from vlmserve.doctor.sample_length import count_samples
+from vlmserve.doctor.sample_length import count_prompts
 from vlmserve.errors import CheckpointError
 from vlmserve.evals.asking import sample_as
 from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.judging.judged_task import JudgedTask
-from vlmserve.evals.lint import as_dataset
+from vlmserve.evals.lint_tokens import prompts_of
 from vlmserve.evals.power import detectable_at, samples_needed
 from vlmserve.evals.runner import plan_side
 
@@ -44,7 +44,7 @@ class TaskForecast:
     """What is asked of it, in words: its margin, or that it must improve."""
 
     prompt_tokens: int | str
-    """Of all its samples, expected answers included; or why they are not known."""
+    """Of all its samples as they are served; or why they are not known."""
 
     max_answer_tokens: int
     """All answers at their limit."""
@@ -214,10 +214,10 @@ def token_counter(
     def count(task: "EvalTask") -> int | str:
         if checkpoint is None:
             return "no side is a checkpoint on this machine"
-        data = as_dataset(task)
+        data = prompts_of(task)
         exam = Examination(checkpoint, data=data, serve=config, train_env=train_env)
         try:
-            found = count_samples(exam)
+            found = count_prompts(exam)
         except CheckpointError as error:
             return error.message
         if isinstance(found, str):

@@ -34,12 +34,7 @@ def count_tokens(
     Raises:
         CheckpointError: A file of the checkpoint is broken.
     """
-    path = Path(task.name)
-    rows = tuple(
-        as_row(sample, path, number, is_answered=False)
-        for number, sample in enumerate(task.samples, start=1)
-    )
-    found = count_prompts(replace(checkpoint, data=Dataset(path, "suite", rows)))
+    found = count_prompts(replace(checkpoint, data=prompts_of(task)))
     if isinstance(found, str):
         text = f"the tokens of its prompts cannot be counted: {found}"
         return lint, [Remark(level="note", task=task.name, text=text)]
@@ -54,6 +49,16 @@ def count_tokens(
         *_uncounted(task.name, found.uncounted),
         *_too_long(task, found, _context(checkpoint)),
     ]
+
+
+def prompts_of(task: "EvalTask") -> Dataset:
+    """What a task asks as a data set, without the expected answers; rows are counted from 1."""
+    path = Path(task.name)
+    rows = tuple(
+        as_row(sample, path, number, is_answered=False)
+        for number, sample in enumerate(task.samples, start=1)
+    )
+    return Dataset(path, "suite", rows)
 
 
 def _context(checkpoint: Examination) -> int | None:
