@@ -93,12 +93,26 @@ class Usage(Value):
     completion_tokens: int = Field(ge=0)
 
 
+class ChoiceLikelihood(Value):
+    """How likely a model finds one of the answers that it was given to choose from."""
+
+    logprob: float
+    """In nats, over the tokens of the answer without the one that ends it."""
+
+    is_greedy: bool
+    """Whether each of them is the likeliest one at its place."""
+
+
 class Completion(Value):
     """What a model answered."""
 
     text: str
     finish_reason: FinishReason
     usage: Usage
+    choices: tuple[ChoiceLikelihood, ...] = ()
+    """Where it chose from given answers: of each of them, in their order; ``text`` is the likeliest
+    one."""
+
     latency_s: float | None = Field(default=None, ge=0.0)
     """Seconds from the submission of the request to its end, waiting and retries among them;
     ``None`` where nobody measured."""

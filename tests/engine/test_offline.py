@@ -29,6 +29,7 @@ from vlmserve.engine.base import (
 from vlmserve.engine.offline import OfflineEngine, open_offline_engine
 from vlmserve.engine.transformers import TransformersEngine, open_transformers_engine
 from vlmserve.errors import CheckpointError, EngineError
+from vlmserve.evals.choosing import Question, choose
 
 TASKS = ("color", "digit", "larger", "ref", "video", "reverse", "newcolor")
 PER_TASK = 6
@@ -200,6 +201,21 @@ def test_the_own_answer_is_likely_and_greedy(engine: OfflineEngine, root: Path) 
     assert found["own"].is_greedy
     assert not found["other"].is_greedy
     assert sum(found["own"].logprobs) > sum(found["other"].logprobs)
+
+
+def test_the_likeliest_choice_is_what_the_model_says(engine: OfflineEngine, root: Path) -> None:
+    asked = [each for each in scored(root, ("base",), per_task=6) if "/color-" in each.request_id]
+    said = texts(engine, [request(r.request_id, "base", *r.messages[0].parts) for r in asked])
+    colors = tuple(sorted({*said.values(), "red", "digit"}))
+
+    questions = [Question(each.request_id, each, colors) for each in asked]
+    chosen = {result.request_id: result.outcome for result in choose(engine, questions)}
+
+    assert len(chosen) == len(asked) == 6
+    for name, outcome in chosen.items():
+        assert isinstance(outcome, Completion)
+        assert outcome.text == said[name]
+        assert outcome.choices[colors.index(said[name])].is_greedy
 
 
 def test_scoring_failures_do_not_spread(engine: OfflineEngine, root: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmserve.chat import Completion, SamplingParams
 from vlmserve.config.suite import SamplingConfig, SuiteTask
@@ -16,6 +16,9 @@ from vlmserve.evals.sample_collector import SampleCollector
 from vlmserve.evals.samples import FEWSHOT_SEED, Medium, Sample, Turn, create_turns
 from vlmserve.evals.task_checks import check_fields, sampling_params
 from vlmserve.evals.tasks import TaskSource, as_config_error, error_reason
+
+if TYPE_CHECKING:
+    from vlmserve.evals.choice_task import ChoiceTask
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,15 +43,7 @@ class LmEvalTask:
     @property
     def recipe(self) -> dict[str, Any]:
         """How answers are scored, as JSON values: part of a suite's digest."""
-        config = self._task.config.to_dict()
-        kept = ("metric_list", "filter_list", "process_results", "output_type")
-        return {
-            "task": self.name,
-            "metric": self.metric,
-            "filter": self._filter,
-            "version": str(self._task.VERSION),
-            **{key: json.loads(json.dumps(config.get(key), default=_spelled)) for key in kept},
-        }
+        return read_recipe(self._task, self.name, self.metric, self._filter)
 
     def fields(self) -> dict[str, list[str]]:
         """The columns of the data that tell kinds of samples apart.
@@ -121,13 +116,13 @@ class LmEvalTask:
         try:
             results = self._task.process_results(instance.doc, [answer])
         except Exception as error:  # noqa: BLE001 - whatever a metric raises on a model's words
-            return _metric_failure(error_reason(error))
+            return metric_failure(error_reason(error))
         if self.metric not in results:
-            return _metric_failure("the metric gave nothing for this answer")
+            return metric_failure("the metric gave nothing for this answer")
         try:
-            score = _as_score(results[self.metric])
+            score = as_score(results[self.metric])
         except (TypeError, ValueError) as error:
-            return _metric_failure(f"the metric {error}")
+            return metric_failure(f"the metric {error}")
         text = answer if isinstance(answer, str) else json.dumps(answer, default=str)
         return Scored(answer=text, score=score)
 
@@ -143,14 +138,14 @@ class LmEvalTask:
         if self.metric not in results:
             raise ConfigError(f"no metric {self.metric!r}; the task has: {', '.join(results)}")
         try:
-            _as_score(results[self.metric])
+            as_score(results[self.metric])
         except (TypeError, ValueError) as error:
             raise ConfigError(f"metric {self.metric}: {error}") from error
 
 
 def load_lm_eval_task(
     entry: SuiteTask, source: TaskSource, sampling: SamplingConfig, limit: int | None
-) -> LmEvalTask:
+) -> "LmEvalTask | ChoiceTask":
     """Load a task with its samples.
 
     Args:
@@ -163,6 +158,9 @@ def load_lm_eval_task(
         ConfigError: Its file is wrong, or a sample cannot be asked as it stands; the message names
             task, field and row.
     """
+    # It takes tasks apart with the functions below.
+    from vlmserve.evals.choice_task import CHOICE_TYPES, create_choice_task
+
     try:
         task = source.build(entry.task)
         _check_task(task)
@@ -175,7 +173,10 @@ def load_lm_eval_task(
                 fewshot_as_multiturn=True,
                 chat_template=_as_json,
             )
-        samples = _samples(task, source.folder(entry.task), params)
+        folder = source.folder(entry.task)
+        if task.config.output_type in CHOICE_TYPES:
+            return create_choice_task(entry, task, folder, params)
+        samples = _samples(task, folder, params)
         return LmEvalTask(entry, task, samples)
     except VlmserveError as error:
         place = source.file(entry.task) or "lm-eval's library"
@@ -188,16 +189,34 @@ def _samples(task: Any, folder: Path, params: SamplingParams) -> tuple[Sample, .
     collector = SampleCollector(task.config.task, params)
     for row, instance in enumerate(task.instances):
         try:
-            turns = _turns(instance, folder)
+            turns = read_turns(instance, folder)
         except MediaError as error:
             collector.refuse(f"row {row}", error.message)
         else:
-            target = _target(task, instance.doc)
-            collector.add(turns, _spelled_target(target), spoken_target=_spoken(target))
+            target = find_target(task, instance.doc)
+            collector.add(turns, spell_target(target), spoken_target=_spoken(target))
     return collector.finish()
 
 
-def _turns(instance: Any, folder: Path) -> list[Turn]:
+def read_recipe(task: Any, name: str, metric: str, chosen_filter: str | None) -> dict[str, Any]:
+    """Say how a task's answers are scored, as JSON values."""
+    config = task.config.to_dict()
+    kept = ("metric_list", "filter_list", "process_results", "output_type")
+    return {
+        "task": name,
+        "metric": metric,
+        "filter": chosen_filter,
+        "version": str(task.VERSION),
+        **{key: json.loads(json.dumps(config.get(key), default=_spelled)) for key in kept},
+    }
+
+
+def read_turns(instance: Any, folder: Path) -> list[Turn]:
+    """Take a request's prompt apart, with its media in their places.
+
+    Raises:
+        MediaError: A medium is missing, or there are other placeholders than media.
+    """
     context, _, *rest = instance.args
     visual = rest[0]["visual"] if rest else None
     if visual is None:
@@ -207,14 +226,16 @@ def _turns(instance: Any, folder: Path) -> list[Turn]:
     return create_turns(json.loads(context), [Medium.load(value, folder) for value in visual])
 
 
-def _target(task: Any, doc: Any) -> Any:
+def find_target(task: Any, doc: Any) -> Any:
+    """The expected answer of a row, as lm-eval has it."""
     target = task.doc_to_target(doc)
     if isinstance(target, int) and task.config.doc_to_choice is not None:
         target = task.doc_to_choice(doc)[target]
     return target
 
 
-def _spelled_target(target: Any) -> str:
+def spell_target(target: Any) -> str:
+    """The expected answer as text; JSON where it is none."""
     return target if isinstance(target, str) else json.dumps(target, default=str)
 
 
@@ -228,8 +249,8 @@ def _spoken(target: Any) -> str:
 def _check_task(task: Any) -> None:
     config = task.config
     refusals = {
-        "output_type": config.output_type != "generate_until"
-        and f"{config.output_type} needs log-likelihoods; only generate_until can be asked",
+        "output_type": config.output_type == "loglikelihood_rolling"
+        and "loglikelihood_rolling is the likelihood of a whole text, which is no answer to a chat",
         "doc_to_audio": config.doc_to_audio is not None and "audio is not supported",
         "gen_prefix": config.gen_prefix is not None
         and "an answer cannot be begun for the model over a chat API",
@@ -258,7 +279,13 @@ def _filter_name(entry: SuiteTask, task: Any) -> str:
     raise ConfigError(f"filter: {chosen}; the task has: {', '.join(names)}")
 
 
-def _as_score(value: Any) -> float:
+def as_score(value: Any) -> float:
+    """Read what a metric gives for a sample.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is not finite.
+    """
     if isinstance(value, str | bytes | list | tuple | Mapping):
         raise TypeError(
             f"gives a {type(value).__name__} for a sample, not a number; a metric that is computed "
@@ -280,5 +307,6 @@ def _spelled(value: object) -> str:
     return getattr(value, "__qualname__", None) or repr(value)
 
 
-def _metric_failure(message: str) -> Failed:
+def metric_failure(message: str) -> Failed:
+    """The outcome of an answer that a metric could not judge."""
     return Failed(error_type="MetricError", message=message)

@@ -1,20 +1,24 @@
 """Asks an engine what the store does not know yet, and scores the answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vlmserve.chat import Completion
 from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError, MediaError
-from vlmserve.evals.asking import ask_as
+from vlmserve.evals.asking import ask_as, score_as
+from vlmserve.evals.choosing import Question, choose
 from vlmserve.evals.records import AskedName, Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import Answerer, AnswerStore
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
+
+
+R = TypeVar("R")
 
 
 class AnswerListener(Protocol):
@@ -158,7 +162,7 @@ def run_side(run: SideRun, asking: Asking, samples: Sequence[Sample] | None = No
     """
     digests = list(run.pending) if samples is None else _pending_digests(run, samples)
     listener = asking.listener
-    for result in asking.engine.generate(_requests(run, digests, asking)):
+    for result in _results(run, digests, asking):
         if result.request_id not in run.pending:
             raise EngineError(
                 f"the engine answered a request that was not open: {result.request_id}"
@@ -176,14 +180,34 @@ def _pending_digests(run: SideRun, samples: Sequence[Sample]) -> list[str]:
     return [digest for digest in wanted if digest in run.pending]
 
 
-def _requests(run: SideRun, digests: Sequence[str], asking: Asking) -> Iterator[GenerationRequest]:
+def _results(run: SideRun, digests: Sequence[str], asking: Asking) -> Iterator[GenerationResult]:
+    spoken = [digest for digest in digests if not run.pending[digest].choices]
+    chosen = [digest for digest in digests if run.pending[digest].choices]
+    if spoken:
+        yield from asking.engine.generate(_made(run, spoken, asking, _request))
+    if chosen:
+        yield from choose(asking.engine, _made(run, chosen, asking, _question))
+
+
+def _request(sample: Sample, asking: Asking) -> GenerationRequest:
+    return ask_as(sample.request(asking.model), asking.asking, repetition=asking.repetition)
+
+
+def _question(sample: Sample, asking: Asking) -> Question:
+    request = score_as(sample.scoring_request(asking.model, sample.choices[0]), asking.asking)
+    return Question(sample.request_digest, request, sample.choices)
+
+
+def _made(
+    run: SideRun,
+    digests: Sequence[str],
+    asking: Asking,
+    make: Callable[[Sample, Asking], R],
+) -> Iterator[R]:
+    """What is sent for samples, as the engine has room for it."""
     for digest in digests:
         try:
-            request = ask_as(
-                run.pending[digest].request(asking.model),
-                asking.asking,
-                repetition=asking.repetition,
-            )
+            request = make(run.pending[digest], asking)
         except MediaError as error:
             # The file has vanished or changed since the task was loaded.
             run.failures[digest] = Failed(error_type=type(error).__name__, message=error.message)

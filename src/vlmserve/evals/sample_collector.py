@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vlmserve.chat import SamplingParams
 from vlmserve.errors import ConfigError
-from vlmserve.evals.samples import Sample, Turn, create_sample
+from vlmserve.evals.samples import Sample, Turn, create_sample, give_choices
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class SampleCollector:
         params: SamplingParams | None = None,
         *,
         spoken_target: str | None = None,
+        choices: Sequence[str] = (),
     ) -> None:
         """Take a row; one of the same content as another is a sample of its own.
 
@@ -43,6 +44,7 @@ class SampleCollector:
             target: The expected answer.
             params: How this one is asked, where it is not as the others.
             spoken_target: The expected answer as a model would say it; the target when ``None``.
+            choices: Answers to choose from, where the model does not answer in its own words.
         """
         params = params or self._params
         sample = create_sample(turns, target, params, spoken_target=spoken_target)
@@ -51,7 +53,7 @@ class SampleCollector:
             sample = create_sample(
                 turns, target, params, occurrence=occurrence, spoken_target=spoken_target
             )
-        self._samples.append(sample)
+        self._samples.append(give_choices(sample, choices) if choices else sample)
 
     def refuse(self, where: str, reason: str) -> None:
         """Note a row that cannot be asked as it stands."""

@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -174,6 +174,9 @@ class Sample:
     """The target as a model would say it; empty where it is not one text, and for samples of kept
     runs."""
 
+    choices: tuple[str, ...] = ()
+    """Answers from which the model chooses the likeliest; empty where it answers in its words."""
+
     @property
     def question(self) -> str:
         """The last turn of the user, as text."""
@@ -274,6 +277,12 @@ def create_sample(
         target=target,
         spoken_target=target if spoken_target is None else spoken_target,
     )
+
+
+def give_choices(sample: Sample, choices: Sequence[str]) -> Sample:
+    """Have a sample answered by choosing the likeliest of given answers."""
+    digest = content_digest([sample.request_digest, list(choices)])
+    return replace(sample, choices=tuple(choices), request_digest=digest)
 
 
 def content_digest(value: Any) -> str:

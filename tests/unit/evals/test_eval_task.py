@@ -367,7 +367,7 @@ def test_recipes_are_the_same_wherever_the_files_lie(
             r"no such file: .*tasks/gone\.parquet",
         ),
         ({"dataset_kwargs": {"data_files": "*.csv"}}, r"no file matches .*tasks/\*\.csv"),
-        ({"output_type": "multiple_choice", "doc_to_choice": ["a"]}, "needs log-likelihoods"),
+        ({"output_type": "loglikelihood_rolling"}, "no answer to a chat"),
         ({"doc_to_audio": "media"}, "audio is not supported"),
         ({"gen_prefix": "It is"}, "gen_prefix"),
         ({"repeats": 3}, "repeats: only 1"),
