@@ -12,6 +12,7 @@ from vlmserve.errors import CheckpointError
 from vlmserve.evals.asking import sample_as
 from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.judging.judged_task import JudgedTask
+from vlmserve.evals.likelihood import plan_targets
 from vlmserve.evals.lint_tokens import prompts_of
 from vlmserve.evals.power import detectable_at, samples_needed
 from vlmserve.evals.runner import plan_side
@@ -69,7 +70,7 @@ class SideForecast:
     n_requests: int
     n_reused: int
     n_targets: int
-    """Expected answers whose likelihood is measured, at most."""
+    """Expected answers whose likelihood would be measured."""
 
     seconds: float | None
     """For the requests, as long as those before took; ``None`` where there were none."""
@@ -170,7 +171,9 @@ def _side(session: "Session", name: "SideName", side: "Side") -> SideForecast:
         for each in session.repetitions(name, side)
     ]
     n_requests = sum(len(run.pending) for run in runs)
-    n_targets = len(session.scored()) if name in ("baseline", "candidate") else 0
+    n_targets = 0
+    if name in ("baseline", "candidate") and side.source.open is not None:
+        n_targets = len(plan_targets(name, side.answerer, session.scored(), session.store).pending)
     seconds, basis = _duration(session, side, n_requests)
     return SideForecast(
         side=name,

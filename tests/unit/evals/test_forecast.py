@@ -1,6 +1,8 @@
 """What a run would ask and could show, before anything is asked."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from tests.unit.evals.test_session import Lab, always
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.serve import ServeConfig
 from vlmserve.config.suite import AskingConfig
+from vlmserve.engine.scripted import ScriptedEngine
+from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.forecast import Forecast, create_forecast, token_counter
 from vlmserve.evals.session import Session
@@ -135,3 +139,27 @@ def test_tokens_that_cannot_be_counted_are_said_to_be_unknown(session: Session, 
 
     assert unknown(session.tasks[0]) == "no side is a checkpoint on this machine"
     assert "not a tokenizer" in str(broken(session.tasks[0]))
+
+
+def test_likelihoods_that_are_known_are_not_measured_again(
+    suites: Any, colors: Any, store: AnswerStore, lab: Lab
+) -> None:
+    suites.task("color", colors(12))
+    suite = suites.load("color", nll={"samples": 5})
+    session = Session(suite, load_tasks(suite), store, "run")
+
+    @contextmanager
+    def start() -> Iterator[ScriptedEngine]:
+        yield ScriptedEngine(always("red"), logprob=lambda _: -1.0)
+
+    def side(name: str) -> Side:
+        return replace(lab.side(name, always("red")), source=EngineSource(start))
+
+    sides: Any = {"baseline": side("old"), "candidate": side("new")}
+
+    def n_targets() -> list[int]:
+        return [each.n_targets for each in create_forecast(session, sides, lambda _: 0).sides]
+
+    assert n_targets() == [5, 5]
+    session.evaluate(sides["baseline"], sides["candidate"])
+    assert n_targets() == [0, 0]
