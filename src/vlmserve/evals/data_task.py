@@ -155,7 +155,7 @@ def load_data_task(
             "0 and 1; 8 points are 0.08"
         )
     with _naming(entry, place):
-        dataset, samples = _load(entry, asking)
+        dataset, samples = _load(entry, asking, scorer.answers_to_choose)
         _check_targets(scorer, dataset, samples)
     return DataTask(entry, dataset, samples, scorer)
 
@@ -192,14 +192,18 @@ def _naming(entry: SuiteData, place: str) -> Iterator[None]:
         ) from error
 
 
-def _load(entry: SuiteData, asking: Asking) -> tuple[Dataset, tuple[Sample, ...]]:
+def _load(
+    entry: SuiteData, asking: Asking, choices: tuple[str, ...] = ()
+) -> tuple[Dataset, tuple[Sample, ...]]:
     dataset = load_dataset(
         entry.data, media_root=entry.media_root, format=entry.format, limit=asking.limit
     )
-    return dataset, _collect(entry, dataset, asking)
+    return dataset, _collect(entry, dataset, asking, choices)
 
 
-def _collect(entry: SuiteData, dataset: Dataset, asking: Asking) -> tuple[Sample, ...]:
+def _collect(
+    entry: SuiteData, dataset: Dataset, asking: Asking, choices: tuple[str, ...]
+) -> tuple[Sample, ...]:
     collector = SampleCollector(entry.name, sampling_params({}, asking.sampling))
     library = asking.media
     library.fetch(dataset.rows)
@@ -215,7 +219,7 @@ def _collect(entry: SuiteData, dataset: Dataset, asking: Asking) -> tuple[Sample
         except MediaError as error:
             collector.refuse(row.where, error.message)
         else:
-            collector.add(turns, target)
+            collector.add(turns, target, choices=choices)
     return collector.finish()
 
 

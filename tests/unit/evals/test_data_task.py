@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.unit.evals.answers import said
 from vlmserve.chat import ImagePart, TextPart, VideoPart
 from vlmserve.config.suite import SuiteConfig, SuiteData
 from vlmserve.datasets.shape import FORMATS
-from vlmserve.engine.base import GenerationRequest
+from vlmserve.engine.base import Engine, GenerationRequest
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.errors import ConfigError
 from vlmserve.evals.answering import EngineSource, Side
@@ -487,3 +488,33 @@ def test_the_digest_of_a_suite_knows_scorer_and_options(write: Write, store: Ans
     scorers = ["exact_match", {"name": "exact_match", "ignore_case": True}, "normalised_match"]
     assert len({digest(scorer) for scorer in scorers}) == 3
     assert digest("exact_match") == digest({"name": "exact_match"})
+
+
+def test_letters_may_be_chosen_by_likelihood(write: Write, store: AnswerStore) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{number}: which? A. a dog B. a cat"},
+                {"role": "assistant", "content": "B. a cat"},
+            ]
+        }
+        for number in range(12)
+    ]
+    scorer = {"name": "multiple_choice", "choices": "AB", "by": "logprob"}
+    suite = write(rows, scorer=scorer, margin=0.5)
+
+    def side(name: str, letter: str) -> Side:
+        @contextmanager
+        def start() -> Iterator[Engine]:
+            def speak(_: GenerationRequest) -> str:
+                raise AssertionError("it is not asked to speak")
+
+            yield ScriptedEngine(speak, logprob=lambda r: -0.1 if r.target == letter else -1.0)
+
+        return Side(name, f"sha256:{name}", {}, EngineSource(start), lambda e: e.models[0])
+
+    session = Session(suite, load_tasks(suite), store, "run")
+    (task,) = session.evaluate(side("old", "B"), side("new", "A")).tasks
+
+    assert (task.baseline, task.candidate) == (1.0, 0.0)
+    assert {flip.candidate.answer for flip in task.flips.regressed} == {"A"}

@@ -469,6 +469,8 @@ def test_set_f1() -> None:
         ({"name": "boxes", "coordinates": "0-999"}, r"scorer\.coordinates: "),
         ({"name": "regex", "pattern": "("}, r"scorer\.pattern: no regular expression"),
         ({"name": "multiple_choice", "choices": "AA"}, r"scorer\.choices: different capital"),
+        ({"name": "multiple_choice", "by": "logprob"}, r"scorer.*by: logprob needs choices"),
+        ({"name": "multiple_choice", "by": "guess"}, r"scorer\.by: "),
     ],
 )
 def test_a_wrong_scorer_names_its_place(config: dict[str, object], match: str) -> None:

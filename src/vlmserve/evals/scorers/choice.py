@@ -2,9 +2,9 @@
 
 import re
 import unicodedata
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from typing_extensions import override
 
 from vlmserve.evals.scorers.scorer import Scorer, shorten
@@ -42,12 +42,26 @@ class MultipleChoice(Scorer):
     choices: str = "ABCDEFGHIJ"
     """The letters that there are."""
 
+    by: Literal["text", "logprob"] = "text"
+    """Whether the letter is what the model says, or which of ``choices`` it finds likeliest."""
+
     @field_validator("choices")
     @classmethod
     def _letters(cls, choices: str) -> str:
         if not re.fullmatch("[A-Z]{2,26}", choices) or len(set(choices)) < len(choices):
             raise ValueError("different capital letters are expected, such as ABCD")
         return choices
+
+    @model_validator(mode="after")
+    def _letters_are_stated(self) -> "MultipleChoice":
+        if self.by == "logprob" and "choices" not in self.model_fields_set:
+            raise ValueError("by: logprob needs choices: the letters that every question has")
+        return self
+
+    @property
+    @override
+    def answers_to_choose(self) -> tuple[str, ...]:
+        return tuple(self.choices) if self.by == "logprob" else ()
 
     @override
     def score(self, answer: str, target: str) -> float:

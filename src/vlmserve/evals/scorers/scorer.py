@@ -35,6 +35,11 @@ class Scorer(StrictModel, ABC):
         """
 
     @property
+    def answers_to_choose(self) -> tuple[str, ...]:
+        """Answers of which the model takes the likeliest; empty where it answers in its words."""
+        return ()
+
+    @property
     def needs_image_size(self) -> bool:
         """Whether scores depend on the size of the sample's one image."""
         return False
