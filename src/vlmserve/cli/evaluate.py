@@ -143,6 +143,9 @@ def run(args: argparse.Namespace) -> int:
     require_eval_extra()
     suite = load_suite(args.suite)
     config = load_serve_config(args)
+    if "media" not in suite.model_fields_set:
+        # Where requests may fetch media from, the suite's data may, too.
+        suite = suite.model_copy(update={"media": config.media})
     numbers = {"limit": args.limit, "concurrency": args.concurrency, "repeat": args.repeat}
     for flag, number in numbers.items():
         if number is not None and number < 1:
