@@ -140,6 +140,8 @@ def server(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
                 "--set", "server.max_queued_requests=24", "--set", "server.max_running=8",
                 "--set", "server.max_body_bytes=8000000", "--set", "server.access_log=false",
                 "--set", "server.body_idle_timeout_s=1",
+                # Filled within the warm-up; what grows then is not a cache.
+                "--set", "engine.mm_processor_cache_gb=0.0625",
             ],
             stdout=stream,
             stderr=stream,

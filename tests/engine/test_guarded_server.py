@@ -1,11 +1,13 @@
 """One server with all of an operator's guards: keys, limits, proxies, tracing; ended under load."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
@@ -437,11 +439,33 @@ def test_ctrl_c_under_load_drains_and_exits_0(guarded: Server) -> None:
     assert "Traceback" not in end
 
 
-def test_second_sigterm_ends_at_once(root: Path, zoo: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a full disk; where none can be mounted, one in which nothing can be made."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    if mounted:
+        with contextlib.suppress(OSError):
+            (place / "filler").write_bytes(bytes(1 << 20))
+        yield place
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    else:
+        (place / "file").touch()
+        yield place / "file"
+
+
+def test_full_cache_disk_is_survived_and_a_second_sigterm_ends_at_once(
+    root: Path, zoo: Path, tmp_path: Path, full_disk: Path
+) -> None:
     server = start(
-        tmp_path / "log", root, zoo / "base", "--set", "server.drain_timeout_s=600"
-    ).wait_ready()
+        tmp_path / "log", root, zoo / "base", "--set", "server.drain_timeout_s=600",
+        XDG_CACHE_HOME=str(full_disk),
+    ).wait_ready()  # fmt: skip
     try:
+        url = f"{server.url}/version"
+        wait_until(lambda: b'"fingerprint":"sha256:' in fetch(url, None)[2])
         children = psutil.Process(server.process.pid).children(recursive=True)
         client = server.client().with_options(timeout=600)
         failures: list[Any] = []

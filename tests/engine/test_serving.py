@@ -348,3 +348,36 @@ def test_another_callers_image_cannot_be_read_by_its_uuid(client: openai.OpenAI)
     assert answer(client, blue, question) == "blue"
     with pytest.raises(openai.BadRequestError, match="a uuid in their place is not accepted"):
         ask(client, {"type": "image_url", "image_url": None, "uuid": "shared"}, question)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/chat/completions"])
+def test_uuid_names_no_image_on_any_endpoint(server: Server, path: str) -> None:
+    def ask_with_uuid(picture: bytes) -> bytes:
+        url = media.data_url(picture)
+        source = {"type": "base64", "media_type": "image/png", "data": url.partition(",")[2]}
+        parts: dict[str, dict[str, Any]] = {
+            "/v1/messages": {"type": "image", "source": source},
+            "/v1/responses": {"type": "input_image", "image_url": url, "detail": "auto"},
+            "/v1/chat/completions": image(picture),
+        }
+        kind = "input_text" if path == "/v1/responses" else "text"
+        content = [{**parts[path], "uuid": path}, {"type": kind, "text": "Name the color."}]
+        asked = "input" if path == "/v1/responses" else "messages"
+        limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+        body = {
+            "model": TUNED,
+            "temperature": 0,
+            limit: 8,
+            asked: [{"role": "user", "content": content}],
+        }
+        request = urllib.request.Request(
+            f"{server.url}{path}",
+            data=json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            found: bytes = response.read()
+            return found
+
+    assert b"red" in ask_with_uuid(media.png((84, 84), media.RED))
+    assert b"blue" in ask_with_uuid(media.png((84, 84), media.BLUE))

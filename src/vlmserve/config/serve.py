@@ -138,6 +138,10 @@ class ServerConfig(StrictModel):
     body_timeout_s: float = Field(default=120.0, gt=0.0)
     """Seconds within which a body must arrive as a whole."""
 
+    keep_alive_s: float = Field(default=75.0, gt=0.0)
+    """Seconds that a connection stays open between two requests. Longer than most proxies and
+    clients keep one: who uses it at the moment at which it is closed loses a request."""
+
     max_connections: int = Field(default=1024, gt=0)
     """Open connections; one more is answered with 503 and closed."""
 

@@ -8,6 +8,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from vlmserve import metrics
 from vlmserve.engine.media_connector import media_request
 from vlmserve.errors import RequestError, VlmserveError
 from vlmserve.server.request_body import RequestBody
@@ -66,6 +67,17 @@ class ErrorTranslator:
             await self._app(scope, body.receive, answer.send)
 
 
+_BUDGET_CODES = frozenset({"context_length_exceeded", "too_many_visual_tokens"})
+
+
+def _count(status: int, error: dict[str, Any]) -> None:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return
+    metrics.REFUSALS.labels(error["code"] or error["type"]).inc()
+    if error["code"] in _BUDGET_CODES:
+        metrics.BUDGET_REFUSALS.inc()
+
+
 _ERROR_EVENT = b'data: {"error":'
 
 
@@ -91,6 +103,7 @@ class _Answer:
         if message.get("more_body", False):
             return
         status, body = translate(self._failed["status"], self._content, self._body)
+        _count(status, body["error"])
         kept = tuple(
             (name, value)
             for name, value in self._failed["headers"]

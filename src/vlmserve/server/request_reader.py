@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vlmserve.config.serve import ServerConfig
 
-_LINGER_S = 2.0
+_LINGER_S = 10.0
 _LINGER_BYTES = 64 * 2**20
 _RETRY_AFTER_S = 5
 
@@ -58,14 +58,16 @@ class RequestReader:
         with self._holding() as held:
             try:
                 context.body = await self._read(scope, receive, held)
-                self._check_nesting(scope, context.body)
             except _ClientLeftError:
                 context.refused = "client_left"
                 return
             except VlmserveError as error:
-                if not isinstance(error, SlowRequestError):
+                if held.is_arriving and not isinstance(error, SlowRequestError):
                     await self._linger(scope, receive)
                 await refuse(scope, send, error, close=True)
+                return
+            if self._is_too_deep(scope, context.body):
+                await refuse(scope, send, self._too_deep())
                 return
             await self._app(scope, _replay(context, receive), send)
 
@@ -75,17 +77,17 @@ class RequestReader:
             self._check_size(length)
             held.take(length)
         chunks: list[bytes] = []
-        n_bytes, more = 0, True
+        n_bytes = 0
         deadline = time.monotonic() + self._config.body_timeout_s
-        while more:
+        while held.is_arriving:
             message = await self._next(receive, deadline)
             chunk = message.get("body", b"")
             n_bytes += len(chunk)
+            held.is_arriving = message.get("more_body", False)
             self._check_size(n_bytes)
             if length is None:
                 held.take(len(chunk))
             chunks.append(chunk)
-            more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _next(self, receive: "Receive", deadline: float) -> "Message":
@@ -108,16 +110,16 @@ class RequestReader:
                 "raise server.max_body_bytes"
             )
 
-    def _check_nesting(self, scope: "Scope", body: bytes) -> None:
-        if (header(scope, b"content-type") or "").startswith("multipart/"):
-            return
-        limit = self._config.max_json_depth
-        if nests_deeper(body, limit):
-            raise RequestError(
-                f"the request's JSON nests deeper than {limit}; the operator can raise "
-                "server.max_json_depth",
-                code="json_too_deep",
-            )
+    def _is_too_deep(self, scope: "Scope", body: bytes) -> bool:
+        is_form = (header(scope, b"content-type") or "").startswith("multipart/")
+        return not is_form and nests_deeper(body, self._config.max_json_depth)
+
+    def _too_deep(self) -> RequestError:
+        return RequestError(
+            f"the request's JSON nests deeper than {self._config.max_json_depth}; the operator can "
+            "raise server.max_json_depth",
+            code="json_too_deep",
+        )
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator["_Held"]:
@@ -162,6 +164,8 @@ class _Held:
     def __init__(self, reader: RequestReader) -> None:
         self._reader = reader
         self.n_bytes = 0
+        self.is_arriving = True
+        """Whether more of it is to come."""
 
     def take(self, n_bytes: int) -> None:
         self._reader.reserve(n_bytes)

@@ -8,6 +8,7 @@ engine has died.
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -34,7 +35,6 @@ _KEY_FILE_PERIOD_S = 2.0
 _LAST_ANSWERS_S = 5.0
 """Seconds that requests are given to be told that the engine has died."""
 
-_KEEP_ALIVE_S = 5
 _BACKLOG = 2048
 
 
@@ -190,7 +190,7 @@ class _Server:
             ws="none",
             access_log=False,
             log_level="warning",
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=math.ceil(config.keep_alive_s),
             server_header=False,
             proxy_headers=bool(config.trusted_proxies),
             forwarded_allow_ips=list(config.trusted_proxies),

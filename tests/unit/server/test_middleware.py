@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+from vlmserve import metrics
 from vlmserve.engine.media_connector import current_request
 from vlmserve.server.errors import ErrorTranslator, send_error
 
@@ -94,3 +95,19 @@ def test_stream_that_fails_ends_with_an_error_in_our_shape() -> None:
         "code": None,
     }
     assert done == b"data: [DONE]"
+
+
+def test_refusals_of_the_app_are_counted_by_their_codes() -> None:
+    def count() -> tuple[float, float]:
+        refused = metrics.REFUSALS.labels("context_length_exceeded")._value.get()
+        return refused, metrics.BUDGET_REFUSALS._value.get()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        message = "the prompt has 9 tokens, and this model's context holds 8"
+        await send_error(send, 400, {"error": {"message": message, "code": 400}})
+
+    before = count()
+    asyncio.run(call(ErrorTranslator(failing)))
+
+    assert [b - a for a, b in zip(before, count(), strict=True)] == [1, 1]
