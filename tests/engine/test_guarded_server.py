@@ -23,7 +23,7 @@ import pytest
 from typing_extensions import override
 
 from tests.engine import media
-from tests.engine.conftest import Server, start
+from tests.engine.conftest import Server, start, write_adapters
 from tests.engine.media import image, text
 from tests.unit.promql import metric_names
 
@@ -92,6 +92,7 @@ def guarded(
         "--set", "server.trusted_proxies=[127.0.0.1/32]",
         "--set", "server.allowed_origins=['https://app.example.org']",
         "--set", "server.drain_timeout_s=60",
+        "--set", "server.root_path=/vlm",
         "--", "--otlp-traces-endpoint", f"http://127.0.0.1:{collector.server_port}/v1/traces",
         VLMSERVE_METRICS_KEY=WATCHER,
         VLMSERVE_ADMIN_KEY=ADMIN,
@@ -459,13 +460,24 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_cache_disk_is_survived_and_a_second_sigterm_ends_at_once(
     root: Path, zoo: Path, tmp_path: Path, full_disk: Path
 ) -> None:
+    """Also: what was rolled out before comes back after a restart."""
+    write_adapters(tmp_path / "adapters", zoo)
+    state = {"adapters": {"v2": "good-lora-v2"}, "aliases": {"stable": ["gone", "v2"]}}
+    (tmp_path / "state").write_text(json.dumps(state))
     server = start(
         tmp_path / "log", root, zoo / "base", "--set", "server.drain_timeout_s=600",
+        "--set", f"server.adapter_root={tmp_path / 'adapters'}",
+        "--set", f"server.adapter_state={tmp_path / 'state'}",
         XDG_CACHE_HOME=str(full_disk),
+        VLMSERVE_ADMIN_KEY=ADMIN,
     ).wait_ready()  # fmt: skip
     try:
         url = f"{server.url}/version"
-        wait_until(lambda: b'"fingerprint":"sha256:' in fetch(url, None)[2])
+        wait_until(lambda: fetch(url, None)[2].count(b'"fingerprint":"sha256:') == 3)
+        answer = fetch(f"{server.url}/v1/chat/completions", None, chat(model="stable"))
+        assert json.loads(answer[2])["model"] == "v2"
+        _, _, shown = fetch(f"{server.url}/admin/adapters", ADMIN)
+        assert json.loads(shown)["aliases"][0]["history"] == ["v2"]
         children = psutil.Process(server.process.pid).children(recursive=True)
         client = server.client().with_options(timeout=600)
         failures: list[Any] = []

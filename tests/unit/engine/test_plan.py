@@ -11,7 +11,7 @@ from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
 from vlmserve.engine.plan import plan_serving
-from vlmserve.engine.vllm_args import vllm_flags
+from vlmserve.engine.vllm_args import rollout_flags, vllm_flags
 from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
 
 
@@ -228,3 +228,17 @@ def test_what_is_no_adapter_cannot_be_served_beside_one(write: Any, tmp_path: Pa
 
     with pytest.raises(AdapterMismatchError, match="not an adapter"):
         plan_serving(adapter, config(), tmp_path, beside=[base])
+
+
+def test_room_for_adapters_that_come_later(write: CheckpointWriter, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(write.adapter(write.model("base")))
+    root = f"server.adapter_root={tmp_path}"
+    later = config(root, "server.max_adapters=3", "server.max_adapter_rank=20")
+    plan = plan_serving(checkpoint, later, tmp_path)
+
+    assert rollout_flags(plan, config()) == []
+    assert rollout_flags(plan, later) == [
+        "--enable-lora", "--max-lora-rank", "32", "--max-loras", "4",
+    ]  # fmt: skip
+    vision = config(root, "server.adapters_in_vision=true")
+    assert "--enable-tower-connector-lora" in rollout_flags(plan, vision)
