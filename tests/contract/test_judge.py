@@ -162,6 +162,16 @@ def test_a_judge_sees_the_question_its_images_and_the_expected_answer(
     assert "right" not in part["text"]
 
 
+def test_a_judge_with_fixed_sampling_is_sent_none(
+    three_models: Any, write: Any, evaluate: Run
+) -> None:
+    evaluate(write("judge_pairs", n=2, has_fixed_sampling=True, max_tokens=77))
+
+    for body in judged(three_models):
+        assert body.keys() == {"model", "messages", "max_completion_tokens"}
+        assert body["max_completion_tokens"] == 77
+
+
 def test_a_judge_that_prefers_a_place_says_nothing(
     three_models: Any, write: Any, evaluate: Run, report: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

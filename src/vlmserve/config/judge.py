@@ -22,6 +22,10 @@ class JudgeConfig(StrictModel):
     temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     """0 is greedy."""
 
+    has_fixed_sampling: bool = False
+    """Whether the model takes no temperature, as OpenAI's reasoning models do: it is not sent then,
+    and the limit of tokens is called ``max_completion_tokens``."""
+
     max_tokens: int = Field(default=1024, gt=0)
     """Tokens of a judgement at most."""
 

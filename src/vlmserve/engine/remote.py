@@ -84,6 +84,10 @@ class Endpoint:
     """How often a request is sent again when the endpoint is busy or fails; OpenAI's client waits
     half a second before the first, twice as long before each further one, 8 s at most."""
 
+    has_fixed_sampling: bool = False
+    """Whether the model takes no temperature and the like, as OpenAI's reasoning models do, which
+    also know the limit of tokens as ``max_completion_tokens`` alone."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _normal_url(self.url))
         # A file or a shell's $(...) leaves a line's end behind the key.
@@ -246,7 +250,7 @@ class RemoteEngine:
 
     async def _answer(self, request: GenerationRequest) -> GenerationResult:
         started = time.perf_counter()
-        body = _body(request)
+        body = _body(request, has_fixed_sampling=self._endpoint.has_fixed_sampling)
 
         async def ask() -> Completion:
             return _completion(await self._client.chat.completions.create(**body))
@@ -342,11 +346,15 @@ def _status_error(error: openai.APIStatusError, url: str) -> VlmserveError:
             return _request_error(error)
 
 
-def _body(request: GenerationRequest) -> dict[str, Any]:
+def _body(request: GenerationRequest, *, has_fixed_sampling: bool = False) -> dict[str, Any]:
     params = request.params
-    body = {
+    body: dict[str, Any] = {
         "model": request.model,
         "messages": openai_messages(request.messages),
+    }
+    if has_fixed_sampling:
+        return {**body, "max_completion_tokens": params.max_tokens}
+    body |= {
         "temperature": params.temperature,
         "top_p": params.top_p,
         "max_tokens": params.max_tokens,

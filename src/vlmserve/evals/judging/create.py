@@ -63,6 +63,7 @@ def _create_judge(suite: SuiteConfig, place: str) -> Judge:
         config.url,
         api_key=os.environ.get(config.api_key_env),
         concurrency=config.concurrency,
+        has_fixed_sampling=config.has_fixed_sampling,
     )
 
     def connect() -> "AbstractContextManager[Engine]":

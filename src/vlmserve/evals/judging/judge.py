@@ -54,9 +54,9 @@ class Judge:
         self._open = open_engine
         self._store: AnswerStore | None = None
         self._listener: AnswerListener | None = None
-        answerer = Answerer(
-            checkpoint=f"judge {config.model} at {config.url}", settings=content_digest({})
-        )
+        # The rest of how it is asked is in each question's digest.
+        settings = content_digest({"has_fixed_sampling": config.has_fixed_sampling})
+        answerer = Answerer(checkpoint=f"judge {config.model} at {config.url}", settings=settings)
         self._run = SideRun(side="judge", answerer=answerer)
         self._reused: set[str] = set()
 

@@ -107,7 +107,7 @@ class JudgedTask(ABC):
             "judge": {
                 "url": config.url,
                 "model": config.model,
-                "temperature": config.temperature,
+                "temperature": None if config.has_fixed_sampling else config.temperature,
                 "max_tokens": config.max_tokens,
             },
             "scorer": self.metric,
