@@ -80,6 +80,21 @@ def test_it_is_the_prompt_of_the_real_call(client: openai.OpenAI, seed: int) -> 
     assert details.cached_tokens is not None
 
 
+def test_counting_alone_is_not_refused(client: openai.OpenAI, server: Server) -> None:
+    words = words_of(client, LIMIT)
+    messages = [{"role": "user", "content": [words]}]
+    request = urllib.request.Request(
+        f"{server.url}/tokenize",
+        data=json.dumps({"model": TUNED, "messages": messages}).encode(),
+        headers={"content-type": "application/json"},
+    )
+
+    with urllib.request.urlopen(request) as response:
+        counted = json.load(response)["count"]
+
+    assert counted == budget(client, words)["prompt_tokens"] > LIMIT
+
+
 def test_token_ids_of_the_callers_own(client: openai.OpenAI) -> None:
     found = budget(client, text("x"), kv_transfer_params={"prompt_token_ids": [5, 6, 7]})
 

@@ -239,6 +239,9 @@ def _meter_chats(renderer_class: Any, rules: TokenRules) -> None:
     @functools.wraps(original)
     async def metered(self: Any, request: Any, messages: list[Any], *args: Any, **kw: Any) -> Any:
         _refuse_ignored(request, messages, rules)
+        if not hasattr(request, "to_sampling_params"):
+            # Nothing is going to be generated: /tokenize counts what is too long as well.
+            return await original(self, request, messages, *args, **kw)
         # Whoever only wants to know the parts has set a meter of their own.
         own = current_meter.get()
         meter = own or PromptMeter(rules)
