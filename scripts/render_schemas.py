@@ -12,11 +12,13 @@ from pathlib import Path
 from vlmserve.chat import Value
 from vlmserve.doctor.report import CheckRecord
 from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.run_record import SideRecord
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "schema"
 SCHEMAS: dict[str, type[Value]] = {
     "check-report.schema.json": CheckRecord,
     "eval-report.schema.json": EvalReport,
+    "run-side.schema.json": SideRecord,
 }
 
 

@@ -4,6 +4,7 @@ A program of its own: it forks, which a test process with threads must not, and 
 once instead of forty times.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -88,6 +89,18 @@ def stored(store: Path) -> int:
         return int(database.execute("SELECT count(*) FROM answers").fetchone()[0]) if tables else 0
 
 
+def kept(store: Path) -> str:
+    """A digest of every sample that is kept of the run, but for the time that answers took."""
+    with sqlite3.connect(store) as database:
+        rows = database.execute(
+            "SELECT side, task, position, asked_at, sample, "
+            "json_remove(outcome, '$.completion.latency_s') FROM outcomes "
+            "ORDER BY side, task, position"
+        ).fetchall()
+    assert rows
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def main(folder: Path) -> int:
     """Kill twenty runs, resume each, and print what became of them as JSON lines."""
     suite = load_suite(folder / "suite.yaml")
@@ -111,9 +124,11 @@ def main(folder: Path) -> int:
             "n_stored": n_stored,
             "resumed_status": resumed_status,
             "report": json.loads(out.read_text()),
+            "kept": kept(store),
         }
         sys.stdout.write(json.dumps(row) + "\n")
-    sys.stdout.write(whole.read_text() + "\n")
+    undisturbed = {"report": json.loads(whole.read_text()), "kept": kept(folder / "whole.sqlite")}
+    sys.stdout.write(json.dumps(undisturbed) + "\n")
     return 0
 
 

@@ -155,6 +155,8 @@ def test_what_was_imported_is_listed_and_not_overwritten(
     assert read("old", log) == 2
     assert "there is a run old already" in flat(capsys.readouterr().err)
 
+    assert main(["report", "old"]) == 2
+    assert "run old was imported, and not judged here" in flat(capsys.readouterr().err)
     assert main(["runs"]) == 0
     assert re.search(r"old .* imported .*sums", capsys.readouterr().out)
 

@@ -38,7 +38,8 @@ def test_twenty_killed_runs_end_as_one_that_was_not(tmp_path: Path) -> None:
         env={"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stderr
-    *killed, whole = [json.loads(line) for line in done.stdout.splitlines()]
+    *killed, undisturbed = [json.loads(line) for line in done.stdout.splitlines()]
+    whole = undisturbed["report"]
 
     assert len(killed) == 20
     assert whole["verdict"] == "regression"
@@ -52,3 +53,4 @@ def test_twenty_killed_runs_end_as_one_that_was_not(tmp_path: Path) -> None:
         assert report["n_requests_sent"] == 2 * N_SAMPLES - row["n_stored"]
         assert (report["verdict"], report["tasks"]) == (whole["verdict"], whole["tasks"])
         assert report["slices"] == whole["slices"]
+        assert row["kept"] == undisturbed["kept"]

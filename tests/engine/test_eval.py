@@ -62,6 +62,17 @@ def test_good_fine_tune_passes(good: Any) -> None:
     assert task(report, "newcolor")["nll"]["per_token"]["upper"] < -1
 
 
+def test_the_kept_run_gives_every_number_again(good: Any, store: Path, tmp_path: Path) -> None:
+    _, report = good
+    path, run = tmp_path / "again.json", report["run_id"]
+    status = main(["compare", f"{run}:baseline", run, "--store", str(store), "--json", str(path)])
+    again = json.loads(path.read_text())
+
+    assert status == 0
+    for field in ("verdict", "tasks", "slices"):
+        assert again[field] == report[field]
+
+
 def test_the_same_again_sends_nothing(root: Path, store: Path, zoo: Path, good: Any) -> None:
     status, report = evaluate(root, store, zoo / "good")
 

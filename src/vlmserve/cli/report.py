@@ -43,6 +43,12 @@ def _load(run_id: str, path: Path | None) -> "EvalReport":
     with open_store(path) as store:
         text = store.find_report(run_id)
         known = [name for name, _, _ in store.list_reports()]
+        is_imported = text is None and bool(store.list_sides(run_id))
+    if is_imported:
+        raise ConfigError(
+            f"{store.path}: run {run_id} was imported, and not judged here",
+            hint=f"vlmserve compare BASELINE {run_id} --margin M judges it",
+        )
     if text is None:
         raise ConfigError(
             f"{store.path}: no run {run_id}",

@@ -145,8 +145,10 @@ def _longest_side(sample: "Sample") -> int | None:
 
 def _script(text: str) -> str:
     """The writing system of most letters, by Unicode's names: LATIN, CJK, CYRILLIC, ..."""
-    names = (unicodedata.name(letter, "").partition(" ")[0] for letter in _letters(text))
-    return next((name for name, _ in Counter(names).most_common(1)), "none")
+    names: Counter[str] = Counter()
+    for letter, count in Counter(_letters(text)).items():
+        names[unicodedata.name(letter, "").partition(" ")[0]] += count
+    return next((name for name, _ in names.most_common(1)), "none")
 
 
 def _letters(text: str) -> Iterable[str]:
