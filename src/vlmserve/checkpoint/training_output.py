@@ -8,7 +8,7 @@ at any time.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,11 @@ class TrainingOutput:
     clock: Callable[[], float] = time.monotonic
     _watched: dict[Path, _Watched] = field(default_factory=dict)
 
-    def look(self) -> list[SeenCheckpoint]:
+    def look(self, done: Collection[int] = ()) -> list[SeenCheckpoint]:
         """List the checkpoints that are there, by step, and what they lack.
+
+        Args:
+            done: Steps whose checkpoints need not be looked into again.
 
         Raises:
             CheckpointError: They are of several runs.
@@ -77,6 +80,9 @@ class TrainingOutput:
         now = self.clock()
         seen = []
         for step, path in _steps(self.folder):
+            if step in done:
+                seen.append(SeenCheckpoint(step, path, None))
+                continue
             signature = _signature(path)
             if signature is None:
                 continue  # removed while it was looked at

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--baseline",
-        metavar="DIR|URL",
+        metavar="DIR|RUN|URL",
         help="as for vlmserve eval (default: what the checkpoints were trained from)",
     )
     parser.add_argument(

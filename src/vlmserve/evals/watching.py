@@ -112,7 +112,7 @@ class Watch:
         """
         quiet_since_s = self.patience.clock()
         while True:
-            seen = self.output.look()
+            seen = self.output.look(self.points)
             todo = [each for each in seen if each.missing is None and each.step not in self.points]
             if todo:
                 self._take(todo[0])
