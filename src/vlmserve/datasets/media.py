@@ -1,6 +1,7 @@
 """A row's images and videos: every spelling that the training frameworks take."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,30 @@ from vlmserve.datasets.sample import URL_SCHEMES, MediaKind, Medium
 
 # ms-swift 4 template/vision_utils.py _check_path: a longer reference is base64, not a path.
 _LONGEST_PATH = 2000
+
+
+# vLLM's spelling of a video as a list of pictures; the rate is vlmserve's addition.
+_FRAME_LIST = "data:video/jpeg"
+_RATE = re.compile(r";fps=([0-9.]+)(?=;)")
+
+
+def _read_frame_list(reference: str, field: str) -> Medium:
+    """Read ``data:video/jpeg;base64,A,B,C``, or with ``;fps=2`` in front of ``;base64``."""
+    head, _, body = reference.partition(",")
+    if not head.lower().endswith(";base64") or not body:
+        raise RowError(f"{field}: a list of frames without ;base64,")
+    rate = _RATE.search(head.lower())
+    try:
+        frames_per_second = None if rate is None else float(rate[1])
+    except ValueError:
+        raise RowError(f"{field}: fps={rate[1] if rate else ''} is no rate of frames") from None
+    frames = tuple(Medium("image", f"data:image/jpeg;base64,{one}") for one in body.split(","))
+    return Medium(
+        kind="video",
+        reference=frames[0].reference,
+        frames=frames,
+        frames_per_second=frames_per_second or None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +74,9 @@ class MediaReader:
     def read_video(self, value: Any, field: str, frames_per_second: float | None) -> Medium:
         """Read one video: a file, or a list of frames."""
         if not isinstance(value, list):
-            return self.read_one("video", value, field)
+            video = self.read_one("video", value, field)
+            rate = frames_per_second or video.frames_per_second
+            return replace(video, frames_per_second=rate)
         frames = tuple(
             self.read_one("image", frame, f"{field}[{index}]") for index, frame in enumerate(value)
         )
@@ -75,6 +102,8 @@ class MediaReader:
     def _by_reference(self, kind: MediaKind, reference: str, field: str) -> Medium:
         if not reference:
             raise RowError(f"{field}: empty")
+        if kind == "video" and reference[: len(_FRAME_LIST)].lower() == _FRAME_LIST:
+            return _read_frame_list(reference, field)
         if reference.startswith(("data:", *URL_SCHEMES)):
             return Medium(kind, reference)
         if len(reference) > _LONGEST_PATH:

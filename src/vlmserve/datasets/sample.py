@@ -42,7 +42,7 @@ class Medium:
     """The frames of a video that is given as images, in order."""
 
     frames_per_second: float | None = None
-    """How densely ``frames`` were taken, where the sample tells."""
+    """How densely ``frames`` were taken, or are to be taken from a file, where the sample tells."""
 
     @property
     def path(self) -> Path | None:

@@ -4,6 +4,7 @@ A sample's conversation up to its last answer is asked, with its media in their 
 answer is the target. Nothing is converted, re-encoded or left out.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from vlmserve.evals.task_checks import sampling_params
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 _MOST_SHOWN = 5
 _LONGEST_KIND = 200
@@ -206,6 +209,7 @@ def _collect(
 ) -> tuple[Sample, ...]:
     collector = SampleCollector(entry.name, sampling_params({}, asking.sampling))
     library = asking.media
+    n_rated_before = library.n_rated_files
     library.fetch(dataset.rows)
     for row in dataset.rows:
         if isinstance(row, BadSample):
@@ -220,6 +224,13 @@ def _collect(
             collector.refuse(row.where, error.message)
         else:
             collector.add(turns, target, choices=choices)
+    if n_rated := library.n_rated_files - n_rated_before:
+        _LOG.warning(
+            "task %s: %d videos say by fps how frames are taken from their files, which cannot be "
+            "sent; the engine takes them as its media_io_kwargs say",
+            entry.name,
+            n_rated,
+        )
     return collector.finish()
 
 

@@ -27,6 +27,8 @@ class MediaLibrary:
         self._cache = MediaCache(cache or default_media_cache(), config)
         self._known: dict[Hashable, Medium] = {}
         self._fetched: dict[str, Path | MediaError] = {}
+        self.n_rated_files = 0
+        """Videos so far that are files and say how densely frames are to be taken from them."""
 
     def fetch(self, rows: Iterable[DataSample | BadSample]) -> None:
         """Fetch what lies on other machines, many files at once.
@@ -53,6 +55,7 @@ class MediaLibrary:
             return Medium.of_frames(
                 [self.medium(frame) for frame in medium.frames], medium.frames_per_second
             )
+        self.n_rated_files += medium.frames_per_second is not None
         key = identify(medium)
         if key not in self._known:
             self._known[key] = Medium.load(self._source(medium), Path())

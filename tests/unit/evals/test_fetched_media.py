@@ -192,6 +192,47 @@ def test_a_video_of_pictures_is_sent_as_these_pictures(
     assert sample.question == "<video>What moves?"
 
 
+@pytest.mark.parametrize(("about", "fps"), [("", None), (";fps=0.5", 0.5)])
+def test_a_log_may_hold_a_video_as_vllm_takes_its_frames(
+    suites: Any, frames: list[bytes], about: str, fps: float | None
+) -> None:
+    listed = ",".join(base64.b64encode(frame).decode() for frame in frames)
+    url = f"data:video/jpeg{about};base64,{listed}"
+    parts = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "What?"}]
+    (suites.root / "log.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": parts}]})
+    )
+    entry = {"requests": "log.jsonl", "name": "log", "check": "empty"}
+    task = load(suites.load(entry, include_path=None))
+    request = task.samples[0].request("m")
+
+    assert request.messages[0].parts[0] == FramesPart(frames=tuple(frames), frames_per_second=fps)
+    (sent, _) = openai_messages(request.messages)[0]["content"]
+    assert sent == parts[0]
+
+
+def test_a_video_file_travels_as_a_data_url_of_itself(suites: Any) -> None:
+    video = suites.mp4()
+    url = f"data:video/mp4;base64,{base64.b64encode(video).decode()}"
+    parts = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "What?"}]
+    row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]}
+    (sample,) = load(write(suites, row)).samples
+
+    assert sample.media[0].data() == video
+    assert openai_messages(sample.request("m").messages)[0]["content"][0] == parts[0]
+
+
+def test_a_rate_of_a_video_file_is_not_lost_in_silence(
+    suites: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (suites.root / "clip.mp4").write_bytes(suites.mp4())
+    row = clip([])
+    row["messages"][0]["content"][0] = {"type": "video", "video": "clip.mp4", "fps": 2}
+    load(write(suites, row))
+
+    assert "task held: 1 videos say by fps how frames are taken from their files" in caplog.text
+
+
 def test_videos_of_pictures_are_known_by_content_order_and_rate(
     suites: Any, frames: list[bytes]
 ) -> None:

@@ -12,6 +12,7 @@ from vlmserve.evals.label_free.answer_check import AnswerCheck
 from vlmserve.evals.label_free.refusal_patterns import PATTERNS
 from vlmserve.evals.samples import Sample
 
+_LONGEST_PHRASE = 400
 _APOSTROPHES = str.maketrans("\u2019\u02bc\u2032", "'''")
 
 
@@ -49,7 +50,9 @@ class Refusal(AnswerCheck):
     @override
     def measure(self, completion: Completion, sample: Sample) -> float:
         text = completion.text.translate(_APOSTROPHES).lower()
-        found = (pattern.search(text) for pattern in self._compiled)
+        # The longest phrases have room for some words in between.
+        beginning = text[: self.within + _LONGEST_PHRASE]
+        found = (pattern.search(beginning) for pattern in self._compiled)
         return float(any(match is not None and match.start() < self.within for match in found))
 
     @cached_property
