@@ -109,6 +109,11 @@ def decoder_processes() -> Iterator[DecoderPool | None]:
             pool.close()
 
 
+def decoders_are_lost() -> bool:
+    """Whether there were decoder processes and there cannot be any more."""
+    return _guard.decoder.is_lost
+
+
 @contextlib.contextmanager
 def media_request(locate: Locate | None = None, fields: Fields | None = None) -> Iterator[None]:
     """Count all media that are loaded inside as those of one request.

@@ -55,6 +55,11 @@ class MediaDecoder:
         self._normalisation = normalisation
         self._pool = pool
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether there are processes for it that cannot be replaced any more."""
+        return self._pool is not None and self._pool.is_lost
+
     def open_request(
         self, watch: Watch | None = None, of: RequestMedia | None = None
     ) -> RequestMedia:

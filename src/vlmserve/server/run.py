@@ -14,12 +14,14 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlmserve.engine.media_connector import decoders_are_lost
 from vlmserve.errors import ConfigError, EngineError
 from vlmserve.server.admission import Admission
 from vlmserve.server.app import Service, create_app
 from vlmserve.server.auth import KeyRing
 from vlmserve.server.metrics_server import serve_metrics
 from vlmserve.server.readiness import probe_models
+from vlmserve.server.watchdog import wait_for_trouble
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -98,6 +100,11 @@ async def run_server(
             await server.serve(sock)
     if server.interrupted:
         raise KeyboardInterrupt
+    if server.decoders_died:
+        raise EngineError(
+            "the template of the decoder processes died; requests that were running were finished",
+            hint="start the server again",
+        )
     if server.engine_died:
         raise EngineError(
             "the engine died; requests that were running were answered with an error",
@@ -205,6 +212,8 @@ class _Server:
         self._stopping = asyncio.Event()
         self.engine_died = False
         """Whether the engine ended the service rather than a signal."""
+        self.decoders_died = False
+        """Whether that was the loss of the decoder processes."""
         self.interrupted = False
         """Whether a second signal cut the drain short."""
 
@@ -243,9 +252,16 @@ class _Server:
         self._uvicorn.should_exit = True
 
     async def _watch(self) -> None:
-        while not self._client.errored:  # noqa: ASYNC110 - vLLM offers a flag, no event
-            await asyncio.sleep(_WATCHDOG_PERIOD_S)
-        if not self._stopping.is_set():
+        trouble = await wait_for_trouble(
+            self._client, decoders_are_lost, period_s=_WATCHDOG_PERIOD_S
+        )
+        if self._stopping.is_set():
+            return
+        if trouble == "decoders":
+            _LOG.error("images and videos cannot be decoded any more: stopping")
+            self.decoders_died = True
+            self._stopping.set()
+        else:
             _LOG.error("the engine died")
             self._admission.abandon("the engine is gone; try again later")
             self._uvicorn.should_exit = True

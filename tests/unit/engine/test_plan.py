@@ -11,8 +11,10 @@ from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
 from vlmserve.engine.plan import plan_serving
+from vlmserve.engine.settings import checkpoint_settings, serving_settings
 from vlmserve.engine.vllm_args import rollout_flags, vllm_flags
 from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
+from vlmserve.media.normalise import VLLM
 
 
 def config(*settings: str) -> ServeConfig:
@@ -36,6 +38,52 @@ def test_full_checkpoint_is_served_as_it_lies(write: CheckpointWriter, tmp_path:
     assert plan.names == ("run-7",)
     assert plan.adapter is None
     assert plan.notes == ()
+
+
+class TestNormalisation:
+    def plan(self, write: CheckpointWriter, tmp_path: Path, *settings: str, **args: Any) -> Any:
+        directory = write.model("run-7")
+        if args:
+            swift_args(directory, **args)
+        settings = ("media.normalise=training", *settings)
+        return plan_serving(load_checkpoint(directory), config(*settings), tmp_path)
+
+    def test_is_vllms_own_by_default(self, write: CheckpointWriter, tmp_path: Path) -> None:
+        plan = plan_serving(load_checkpoint(write.model("run-7")), config(), tmp_path)
+
+        assert plan.normalisation == VLLM
+
+    def test_is_what_the_framework_did(self, write: CheckpointWriter, tmp_path: Path) -> None:
+        plan = self.plan(write, tmp_path, model="Qwen/Qwen2-VL-2B-Instruct")
+
+        how = plan.normalisation
+        assert how.reader == "ms-swift (qwen-vl-utils)"
+        assert not how.rotates
+        assert how.fills_white
+        assert any("as in training (ms-swift (qwen-vl-utils)): left" in n for n in plan.notes)
+
+    def test_is_plain_where_nothing_is_known(self, write: CheckpointWriter, tmp_path: Path) -> None:
+        plan = self.plan(write, tmp_path)
+
+        assert (plan.normalisation.rotates, plan.normalisation.fills_white) == (False, False)
+        assert any("its framework is not known: plain convert" in note for note in plan.notes)
+
+    def test_is_decided_once(self, write: CheckpointWriter, tmp_path: Path) -> None:
+        setting = "engine.media_io_kwargs={image: {rgba_background_color: [0, 0, 0]}}"
+
+        with pytest.raises(ConfigError, match=r"media\.normalise.*media_io_kwargs\.image"):
+            self.plan(write, tmp_path, setting)
+
+    def test_decides_what_answers_are_kept_under(
+        self, write: CheckpointWriter, tmp_path: Path
+    ) -> None:
+        vllms = plan_serving(load_checkpoint(write.model("run-8")), config(), tmp_path)
+        trained = self.plan(write, tmp_path)
+
+        settings = serving_settings(trained, config("media.normalise=training"))
+        assert settings["normalise"] != serving_settings(vllms, config())["normalise"]
+        own = checkpoint_settings(trained, config("media.normalise=training"))
+        assert "normalise.rotates" in own
 
 
 def test_adapter_is_served_beside_its_base(write: CheckpointWriter, tmp_path: Path) -> None:
