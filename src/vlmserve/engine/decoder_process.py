@@ -51,11 +51,23 @@ class StoppedError(Exception):
 
 
 class AskingTotals:
-    """Asks the server whether what was found may be decoded."""
+    """Asks the server whether what was found may be decoded.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: To the server.
+        allowance_pixels: What may be decoded unasked, and is only told afterwards.
+    """
+
+    def __init__(self, sock: socket.socket, allowance_pixels: int) -> None:
         self._sock = sock
-        self._n_bytes = 0
+        self._allowance_pixels = allowance_pixels
+        self._n_bytes = self._n_pixels = 0
+        self._about: dict[str, Any] | None = None
+
+    @property
+    def untold(self) -> list[Any]:
+        """What the server has not been told yet: bytes, pixels, and what they are of."""
+        return [self._n_bytes, self._n_pixels, self._about]
 
     def add_bytes(self, n_bytes: int) -> None:
         """Count a file; it is said with the next pixels."""
@@ -67,9 +79,14 @@ class AskingTotals:
         Raises:
             StoppedError: They may not be decoded, or not now.
         """
-        about = None if measured is None else dataclasses.asdict(measured)
-        send_answer(self._sock, {"count": [self._n_bytes, n_pixels, about]})
-        self._n_bytes = 0
+        self._n_pixels += n_pixels
+        if measured is not None:
+            self._about = dataclasses.asdict(measured)
+        if self._n_pixels <= self._allowance_pixels:
+            return
+        send_answer(self._sock, {"count": self.untold})
+        self._n_bytes = self._n_pixels = self._allowance_pixels = 0
+        self._about = None
         if not receive_permission(self._sock):
             raise StoppedError
 
@@ -182,11 +199,12 @@ def _serve(sock: socket.socket, window: mmap.mmap, decode: Decode) -> NoReturn:
     """Carry tasks out until there are no more."""
     while True:
         try:
-            task, data = receive_task(sock)
+            (allowance, task), data = receive_task(sock)
         except (EOFError, OSError):
             os._exit(0)
+        totals = AskingTotals(sock, allowance)
         try:
-            about, result = decode(task, data, AskingTotals(sock))
+            about, result = decode(task, data, totals)
             file = _hand_over(about, result, window)
         except StoppedError:
             send_answer(sock, {"stopped": True})
@@ -201,7 +219,7 @@ def _serve(sock: socket.socket, window: mmap.mmap, decode: Decode) -> NoReturn:
             send_answer(sock, _describe(error))
             continue
         del result
-        send_answer(sock, about, file)
+        send_answer(sock, {**about, "used": totals.untold}, file)
         if file is not None:
             os.close(file)
 

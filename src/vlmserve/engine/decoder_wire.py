@@ -22,6 +22,7 @@ _HEAD = struct.Struct("!IQ")
 WINDOW_BYTES = 256 * 2**20
 """Size of a window; a file's decoded image rarely has more."""
 
+_SMALL_BYTES = 64 * 1024
 _MAX_TEXT_BYTES = 16 * 2**20
 _WINDOW_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _SEALS = _WINDOW_SEALS | fcntl.F_SEAL_WRITE
@@ -46,7 +47,12 @@ def send_task(sock: socket.socket, task: Any, data: bytes, deadline: float) -> N
     """
     _set_timeout(sock, deadline)
     text = pickle.dumps(task)
-    sock.sendall(_HEAD.pack(len(text), len(data)) + text)
+    head = _HEAD.pack(len(text), len(data)) + text
+    if len(data) <= _SMALL_BYTES:
+        # Waking the other side costs more than the copy.
+        sock.sendall(head + data)
+        return
+    sock.sendall(head)
     sock.sendall(data)
 
 

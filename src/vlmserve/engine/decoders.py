@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vlmserve import metrics
@@ -62,8 +63,12 @@ description says ``is_copied``, which they must be before it returns."""
 class Lease(Protocol):
     """What a file may take of its request's and of all requests' memory."""
 
-    def begin(self) -> None:
-        """A decoder begins with the file, perhaps once more."""
+    def begin(self) -> int:
+        """A decoder begins with the file, perhaps once more.
+
+        Returns:
+            How many pixels it may decode before they are counted.
+        """
 
     def count(self, n_bytes: int, n_pixels: int, about: Mapping[str, Any] | None) -> bool:
         """Count what a decoder found; whether there is memory for it now.
@@ -133,9 +138,10 @@ class DecoderPool:
             EngineUnavailableError: No decoder or no memory became free in time.
         """
         while True:
-            lease.begin()
+            allowance = lease.begin()
             with self._taken() as decoder:
-                answer = decoder.run(task, data, lease, time.monotonic() + self._timeout_s)
+                deadline = time.monotonic() + self._timeout_s
+                answer = decoder.run((allowance, task), data, lease, deadline)
                 if "memory" in answer.content and decoder.n_tasks > 1:
                     # What it leaked before may have been in the way.
                     decoder.close()
@@ -236,6 +242,30 @@ class _Template:
         return int(number)
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What a decoder found."""
+
+    n_bytes: int
+    n_pixels: int
+    about: Mapping[str, Any] | None
+
+    @classmethod
+    def read(cls, content: Any) -> "_Counts":
+        """Read it from an answer.
+
+        Raises:
+            TypeError, ValueError: It is not in the form.
+        """
+        n_bytes, n_pixels, about = content
+        if min(int(n_bytes), int(n_pixels)) < 0:
+            raise ValueError("a decoder counts backwards")
+        return cls(int(n_bytes), int(n_pixels), about)
+
+    def count(self, lease: Lease) -> bool:
+        return lease.count(self.n_bytes, self.n_pixels, self.about)
+
+
 class _Decoder:
     """One decoder process, used by one thread at a time."""
 
@@ -279,12 +309,13 @@ class _Decoder:
             send_task(self._sock, task, data, deadline)
             while True:
                 answer = receive_answer(self._sock, deadline)
-                counts = answer.content.get("count")
-                if counts is None:
-                    return answer
-                n_bytes, n_pixels, about = counts
-                go_on = self._may(lease, int(n_bytes), int(n_pixels), about)
-                send_permission(self._sock, go_on=go_on)
+                if "count" in answer.content:
+                    may = self._may(lease, _Counts.read(answer.content["count"]))
+                    send_permission(self._sock, go_on=may)
+                    continue
+                if "used" in answer.content:
+                    _Counts.read(answer.content["used"]).count(lease)
+                return answer
         except TimeoutError:
             self.close()
             raise MediaError(
@@ -294,11 +325,9 @@ class _Decoder:
             status = self.close()
             raise MediaError(_say(status)) from error
 
-    def _may(self, lease: Lease, n_bytes: int, n_pixels: int, about: Any) -> bool:
-        if min(n_bytes, n_pixels) < 0:
-            raise ValueError("a decoder counts backwards")
+    def _may(self, lease: Lease, counts: "_Counts") -> bool:
         try:
-            return lease.count(n_bytes, n_pixels, about)
+            return counts.count(lease)
         except Exception:
             send_permission(self._sock, go_on=False)
             receive_answer(self._sock, time.monotonic() + 1)

@@ -15,6 +15,7 @@ from vlmserve.engine.decoding_task import (
     unpack,
 )
 from vlmserve.engine.guarded_decode import FrameList, count_file, kind_of, read_data_url
+from vlmserve.errors import MediaError
 from vlmserve.media.limits import RequestTotals
 from vlmserve.media.measured import Measured, Watch
 from vlmserve.media.memory import DecodedMemory, MemoryAccount
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from vlmserve.config.serve import MediaConfig
 
 # Pillow keeps RGB in four bytes; frames are arrays of three.
+# What a decoder may begin with before it asks: asking costs a small image as much as decoding it.
+_ALLOWANCE_PIXELS = 1_000_000
 _BYTES_A_PIXEL = {"image": 4, "video": 3, "audio": 0}
 
 
@@ -153,8 +156,21 @@ class _Lease:
         self._held_bytes = self._wanted_bytes = 0
         self._shown: Measured | None = None
 
-    def begin(self) -> None:
+    def begin(self) -> int:
         self._n_bytes = self._n_pixels = 0
+        n_bytes = _ALLOWANCE_PIXELS * self._bytes_a_pixel
+        if self._held_bytes < n_bytes and not self._take(n_bytes - self._held_bytes):
+            return 0
+        return _ALLOWANCE_PIXELS
+
+    def _take(self, n_bytes: int) -> bool:
+        try:
+            is_taken = self._request.account.try_reserve(n_bytes)
+        except MediaError:
+            return False  # what is really needed may fit
+        if is_taken:
+            self._held_bytes += n_bytes
+        return is_taken
 
     def count(self, n_bytes: int, n_pixels: int, about: Mapping[str, Any] | None) -> bool:
         return self.count_measured(n_bytes, n_pixels, None if about is None else _measured(about))
@@ -188,6 +204,10 @@ class _Lease:
         self._request.account.release(self._held_bytes)
 
     def give_back_with(self, owner: Any) -> None:
+        surplus = self._held_bytes - self._n_pixels * self._bytes_a_pixel
+        if surplus > 0:
+            self._request.account.release(surplus)
+            self._held_bytes -= surplus
         self._request.account.release_with(owner, self._held_bytes)
 
 

@@ -25,13 +25,15 @@ from vlmserve.errors import EngineUnavailableError, MediaError
 class Lease:
     """Grants what it is told to."""
 
-    def __init__(self, *grants: bool) -> None:
+    def __init__(self, *grants: bool, allowance: int = 0) -> None:
+        self.allowance = allowance
         self.grants = list(grants)
         self.counted: list[tuple[int, int]] = []
         self.n_begun = self.n_waits = 0
 
-    def begin(self) -> None:
+    def begin(self) -> int:
         self.n_begun += 1
+        return self.allowance
 
     def count(self, n_bytes: int, n_pixels: int, about: Mapping[str, Any] | None) -> bool:
         self.counted.append((n_bytes, n_pixels))
@@ -249,7 +251,30 @@ def test_server_is_asked_before_anything_is_decoded(pool: DecoderPool) -> None:
 
     pool.decode("count", b"", lease, read)
 
-    assert lease.counted == [(7, 100), (0, 20)]
+    assert lease.counted == [(7, 100), (0, 20), (0, 0)]
+
+
+def test_what_is_allowed_unasked_is_told_afterwards(pool: DecoderPool) -> None:
+    lease = Lease(allowance=110)
+
+    pool.decode("count", b"", lease, read)
+
+    # The second question has the first one's pixels in it.
+    assert lease.counted == [(7, 120), (0, 0)]
+
+    lease = Lease(allowance=120)
+    pool.decode("count", b"", lease, read)
+
+    assert lease.counted == [(7, 120)]
+
+
+def test_too_much_that_is_told_afterwards(pool: DecoderPool) -> None:
+    before = run(pool, "pid")
+
+    with pytest.raises(MediaError, match="too many pixels"):
+        pool.decode("count", b"", Refusing(allowance=1000), read)
+
+    assert run(pool, "pid") == before
 
 
 def test_waiting_for_memory_keeps_no_decoder(pool: DecoderPool) -> None:
@@ -265,7 +290,7 @@ def test_waiting_for_memory_keeps_no_decoder(pool: DecoderPool) -> None:
 
     assert lease.n_waits == 1
     assert lease.n_begun == 2
-    assert lease.counted == [(7, 100), (0, 20), (7, 100), (0, 20)]
+    assert lease.counted == [(7, 100), (0, 20), (7, 100), (0, 20), (0, 0)]
 
 
 def test_refusal_keeps_the_decoder(pool: DecoderPool) -> None:
