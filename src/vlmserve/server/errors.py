@@ -12,7 +12,7 @@ from vlmserve import metrics
 from vlmserve.engine.media_connector import media_request
 from vlmserve.errors import RequestError, VlmserveError
 from vlmserve.server.request_body import RequestBody
-from vlmserve.server.translation import openai_error, translate
+from vlmserve.server.translation import openai_error, translate, translate_exception
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,8 +63,15 @@ class ErrorTranslator:
             return
         body = RequestBody(receive)
         answer = _Answer(send, body)
-        with media_request(body.locate, body.media_fields):
-            await self._app(scope, body.receive, answer.send)
+        try:
+            with media_request(body.locate, body.media_fields):
+                await self._app(scope, body.receive, answer.send)
+        except AttributeError as error:
+            # What vLLM's validators raise at some wrong types; pydantic lets it through.
+            refusal = translate_exception(error, body)
+            if refusal is None or answer.has_begun:
+                raise
+            await send_error(send, *refusal)
 
 
 _BUDGET_CODES = frozenset({"context_length_exceeded", "too_many_visual_tokens"})
@@ -89,8 +96,10 @@ class _Answer:
         self._body = body
         self._failed: Message | None = None
         self._content = b""
+        self.has_begun = False
 
     async def send(self, message: "Message") -> None:
+        self.has_begun = True
         if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
             self._failed = message
             return

@@ -15,6 +15,7 @@ from vlmserve.errors import (
 )
 from vlmserve.server.context import RequestContext, context_of, header
 from vlmserve.server.json_depth import nests_deeper
+from vlmserve.server.json_values import why_unusable
 from vlmserve.server.refusal import refuse
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ class RequestReader:
                     await self._linger(scope, receive)
                 await refuse(scope, send, error, close=True)
                 return
-            if self._is_too_deep(scope, context.body):
-                await refuse(scope, send, self._too_deep())
+            refusal = self._judge(scope, context.body)
+            if refusal is not None:
+                await refuse(scope, send, refusal)
                 return
             await self._app(scope, _replay(context, receive), send)
 
@@ -110,16 +112,19 @@ class RequestReader:
                 "raise server.max_body_bytes"
             )
 
-    def _is_too_deep(self, scope: "Scope", body: bytes) -> bool:
-        is_form = (header(scope, b"content-type") or "").startswith("multipart/")
-        return not is_form and nests_deeper(body, self._config.max_json_depth)
-
-    def _too_deep(self) -> RequestError:
-        return RequestError(
-            f"the request's JSON nests deeper than {self._config.max_json_depth}; the operator can "
-            "raise server.max_json_depth",
-            code="json_too_deep",
-        )
+    def _judge(self, scope: "Scope", body: bytes) -> RequestError | None:
+        """What is wrong with a body's JSON that nothing behind here would say well."""
+        if (header(scope, b"content-type") or "").startswith("multipart/"):
+            return None
+        limit = self._config.max_json_depth
+        if nests_deeper(body, limit):
+            return RequestError(
+                f"the request's JSON nests deeper than {limit}; the operator can raise "
+                "server.max_json_depth",
+                code="json_too_deep",
+            )
+        reason = why_unusable(body)
+        return None if reason is None else RequestError(reason, code="unusable_value")
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator["_Held"]:

@@ -41,6 +41,8 @@ _BRANCHES = re.compile(r"^\d+ validation errors? for ")
 # What str() of vLLM's validation error appends to its sentence.
 _FIELDS = re.compile(r" \((parameter=|value=).*\)$", re.DOTALL)
 _STATUSES = frozenset(HTTPStatus)
+# entrypoints/openai/*/protocol.py check_structured_outputs_count takes it for an object unseen.
+_OBJECT_FIELD = "structured_outputs"
 _MEDIA_CODES = {
     "this image cannot be used": "invalid_image",
     "this video cannot be used": "invalid_video",
@@ -86,6 +88,22 @@ def translate(status: int, content: bytes, request: "RequestBody") -> Answer:
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     return _caller(message, param, code or _media_code(message), status)
+
+
+def translate_exception(error: AttributeError, request: "RequestBody") -> Answer | None:
+    """Turn what vLLM raised at a request's fields into the caller's error.
+
+    Args:
+        error: What it raised before anything was answered.
+        request: The request's body.
+
+    Returns:
+        The status and the body to send; ``None`` where it is no fault of the caller's.
+    """
+    value = request.content.get(_OBJECT_FIELD)
+    if value is None or isinstance(value, dict) or "has no attribute 'get'" not in str(error):
+        return None
+    return _caller(f"{_OBJECT_FIELD}: an object is expected", _OBJECT_FIELD, None)
 
 
 def _read(status: int, content: bytes) -> tuple[str, str | None, str | None]:

@@ -4,6 +4,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from vlmserve import metrics
 from vlmserve.engine.media_connector import current_request
 from vlmserve.server.errors import ErrorTranslator, send_error
@@ -111,3 +113,36 @@ def test_refusals_of_the_app_are_counted_by_their_codes() -> None:
     asyncio.run(call(ErrorTranslator(failing)))
 
     assert [b - a for a, b in zip(before, count(), strict=True)] == [1, 1]
+
+
+@pytest.mark.parametrize("value", [True, 5, "x", [1]])
+def test_exception_at_a_field_is_the_callers(value: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        value.get("regex")
+
+    body = {"structured_outputs": value}
+    status, _, content = asyncio.run(call(ErrorTranslator(app), body=body))
+
+    assert status == 400
+    assert json.loads(content)["error"]["param"] == "structured_outputs"
+
+
+def test_other_exceptions_are_not_the_callers() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        asyncio.get()  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError):
+        asyncio.run(call(ErrorTranslator(app), body={}))
+
+
+def test_overload_says_when_to_try_again() -> None:
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send_error(send, 503, {"error": {"message": "too many images wait", "code": 503}})
+
+    status, headers, _ = asyncio.run(call(ErrorTranslator(busy), body={}))
+
+    assert status == 503
+    assert int(headers[b"retry-after"]) > 0
