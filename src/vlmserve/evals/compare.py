@@ -184,6 +184,7 @@ def compare_task(
     return Comparison(
         task=task.name,
         metric=task.metric,
+        drop_word="drop" if task.higher_is_better else "rise",
         higher_is_better=task.higher_is_better,
         in_points=in_points,
         n_samples=len(ids),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,15 @@ def test_checks_of_one_log_share_its_answers(write: Write, store: AnswerStore) -
     assert not tasks["latency_ms"].in_points
     assert not any(task.failures for task in report.tasks)
     assert report.verdict == "regression"
+    assert tasks["empty"].difference == 0.0
+    assert math.copysign(1.0, tasks["empty"].difference) == 1.0
+
+
+def test_becoming_worse_is_a_rise(write: Write, store: AnswerStore) -> None:
+    suite = write([ask(f"Request {number}") for number in range(5)], "empty")
+    report, _ = run(suite, store, {"old": lambda _: "x", "new": lambda _: "x"})
+
+    assert "a rise of 2 points is not ruled out" in report.tasks[0].reason
 
 
 def test_amounts_are_gated_only_by_a_margin_of_their_own(write: Write) -> None:

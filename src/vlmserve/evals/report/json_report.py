@@ -419,7 +419,7 @@ def _slice_report(found: Slice, comparison: Comparison, alpha: float) -> SliceRe
         n_pairs=pairs.n_pairs,
         baseline=turn(pairs.baseline),
         candidate=turn(pairs.candidate),
-        difference=sign * pairs.difference,
+        difference=sign * pairs.difference + 0.0,  # -0.0 is 0.0
         lower=lower,
         upper=upper,
         p_value=pairs.p_value,
@@ -457,7 +457,7 @@ def _task_report(
         method=None if pairs is None else pairs.method,
         baseline=None if pairs is None else turn(pairs.baseline),
         candidate=None if pairs is None else turn(pairs.candidate),
-        difference=None if pairs is None else sign * pairs.difference,
+        difference=None if pairs is None else sign * pairs.difference + 0.0,
         lower=None if ends is None else ends[0],
         upper=None if ends is None else ends[1],
         detectable=None if pairs is None else pairs.detectable,
