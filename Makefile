@@ -27,6 +27,8 @@ bench: install-dev chromium  ## the benchmarks whose numbers are in benchmarks/R
 	$(BIN)/python benchmarks/serve_overhead.py
 	$(BIN)/python benchmarks/check_speed.py
 	$(BIN)/python benchmarks/html_report.py
+	$(BIN)/python benchmarks/eval_speed.py
+	$(BIN)/python benchmarks/zoo_verdicts.py
 
 docs: install-dev  ## docs/checks.md: what the checks say, and what mutations trip
 	$(BIN)/python -m scripts.render_checks
