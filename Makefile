@@ -25,6 +25,7 @@ test-formulas: install-dev  ## the token formulas against ten times as many size
 bench: install-dev chromium  ## the benchmarks whose numbers are in benchmarks/README.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/serve_overhead.py
+	$(BIN)/python benchmarks/decode_overhead.py
 	$(BIN)/python benchmarks/check_speed.py
 	$(BIN)/python benchmarks/html_report.py
 	$(BIN)/python benchmarks/eval_speed.py
