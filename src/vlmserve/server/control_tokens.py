@@ -92,7 +92,10 @@ class ControlTokenGuard:
     def __init__(self, app: "ASGIApp", tokens: Iterable[str], policy: Policy) -> None:
         self._app = app
         self._tokens = tuple(tokens)
-        self._beginnings = {token[0].encode() for token in self._tokens} | {b"\\"}
+        beginnings = {token[0] for token in self._tokens}
+        # JSON may spell any character as \uXXXX, and these two behind a backslash as well.
+        escapes = b"\\" if beginnings & {"/", '"', "\\"} else b"\\u"
+        self._beginnings = (escapes, *(beginning.encode() for beginning in beginnings))
         self._policy = policy
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -150,6 +153,10 @@ def _refusal(spelled: Spelled) -> RequestError:
 
 
 def _first(text: str, tokens: Sequence[str]) -> str | None:
+    # One byte is found some fifty times faster than a token, and base64 holds none of these.
+    content = text.encode(errors="surrogatepass")
+    if not any(beginning in content for beginning in {token[0].encode() for token in tokens}):
+        return None
     return next((token for token in tokens if token in text), None)
 
 

@@ -15,7 +15,7 @@ def nests_deeper(content: bytes, limit: int) -> bool:
         content: What should be JSON; anything.
         limit: The greatest depth that is fine.
     """
-    if content.count(b"[") + content.count(b"{") <= limit:
+    if not _opens_more(content, limit):
         return False
     depth = 0
     for match in _STRUCTURE.finditer(content):
@@ -26,4 +26,17 @@ def nests_deeper(content: bytes, limit: int) -> bool:
                 return True
         elif first in b"]}":
             depth -= 1
+    return False
+
+
+def _opens_more(content: bytes, limit: int) -> bool:
+    """Whether more than ``limit`` brackets open, in strings or not; looks no further than that."""
+    n_found = 0
+    for bracket in (b"[", b"{"):
+        at = content.find(bracket)
+        while at >= 0:
+            n_found += 1
+            if n_found > limit:
+                return True
+            at = content.find(bracket, at + 1)
     return False
