@@ -29,7 +29,7 @@ import yaml
 from machine import describe_machine, write_result
 
 from vlmserve.checkpoint.source import load_checkpoint
-from vlmserve.cli.sides import checkpoint_side
+from vlmserve.cli.sides import Served, checkpoint_sides
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
 from vlmserve.config.suite import NllConfig, SuiteConfig, load_suite
@@ -357,7 +357,7 @@ class Laboratory:
 
     def compare_with_itself(self, base: Path, seeds: int) -> dict[str, Any]:
         """Compare the base with itself, each time on fresh samples and in another order."""
-        self._base = checkpoint_side(load_checkpoint(base), self._config)
+        self._base = self._side(base)
         runs = []
         with self._open(self._base) as (side, engine):
             again = dataclasses.replace(side, name="base again", replicate=1)
@@ -380,7 +380,7 @@ class Laboratory:
     def judge(self, checkpoint: Path) -> dict[str, Any]:
         """Judge a fine-tune on the suite, with the likelihoods of its targets beside."""
         assert self._base is not None  # noqa: S101 - compared with itself before
-        side = checkpoint_side(load_checkpoint(checkpoint), self._config)
+        side = self._side(checkpoint)
         suite = self.suite.model_copy(update={"nll": NllConfig()})
         report = self._session(suite, self._tasks, checkpoint.name).evaluate(self._base, side)
         return {
@@ -412,6 +412,10 @@ class Laboratory:
             "same_answers": int((greedy == exact).sum()),
             "largest_nll_gap": float(f"{gaps.max():.3g}"),
         }
+
+    def _side(self, checkpoint: Path) -> Side:
+        served = Served(load_checkpoint(checkpoint), self._config)
+        return checkpoint_sides({"candidate": served})["candidate"]
 
     @contextlib.contextmanager
     def _open(self, side: Side) -> Iterator[tuple[Side, Engine]]:
