@@ -444,7 +444,7 @@ function drawMeter() {
 }
 
 function nameOf(part, index) {
-  if (part.type === "text") return "Text and template";
+  if (part.type === "text") return "Text";
   const own = question.partAt(part.field);
   const number = budget.parts.slice(0, index + 1).filter((each) => each.type === part.type).length;
   return own ? `${title(part.type)} ${ordinal(own)}` : `${title(part.type)} ${number}`;
@@ -454,7 +454,7 @@ function drawBudgetRow(part, index) {
   return element(
     "tr",
     {},
-    element("th", { scope: "row" }, element("span", { class: `dot ${part.type}`, "aria-hidden": "true" }), nameOf(part, index)),
+    element("th", { scope: "row" }, element("span", { class: `dot ${part.type}`, "aria-hidden": "true" }), nameOf(part, index), part.type === "text" ? element("span", { class: "roomy" }, " and template") : null),
     sizeCell(part.width_px, part.height_px, part.n_frames),
     sizeCell(part.resized_width_px, part.resized_height_px, part.sampled_frames?.length),
     element("td", { class: "number" }, part.tokens == null ? "?" : count(part.tokens)),
