@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import io
+import json
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +30,7 @@ from vlmserve.engine.base import (
 )
 from vlmserve.engine.offline import OfflineEngine, open_offline_engine
 from vlmserve.engine.transformers import TransformersEngine, open_transformers_engine
-from vlmserve.errors import CheckpointError, EngineError
+from vlmserve.errors import CheckpointError, ConfigError, EngineError
 from vlmserve.evals.choosing import Question, choose
 
 TASKS = ("color", "digit", "larger", "ref", "video", "reverse", "newcolor")
@@ -67,8 +69,20 @@ def config(root: Path) -> ServeConfig:
 
 
 @pytest.fixture(scope="module")
-def engine(zoo: Path, config: ServeConfig) -> Iterator[OfflineEngine]:
-    with open_offline_engine(load_checkpoint(zoo / "good-lora"), config) as opened:
+def idle(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the same base that changes nothing."""
+    folder = tmp_path_factory.mktemp("adapters") / "idle"
+    shutil.copytree(zoo / "good-lora", folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 0}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(zoo: Path, config: ServeConfig, idle: Path) -> Iterator[OfflineEngine]:
+    """The good adapter with another one beside it: it must not matter to any test."""
+    beside = [load_checkpoint(idle)]
+    with open_offline_engine(load_checkpoint(zoo / "good-lora"), config, beside=beside) as opened:
         yield opened
 
 
@@ -80,8 +94,26 @@ def texts(engine: OfflineEngine, requests: list[GenerationRequest]) -> dict[str,
     return answers
 
 
-def test_models_are_the_base_and_the_adapter(engine: OfflineEngine) -> None:
-    assert engine.models == ("base", "good-lora")
+def test_models_are_the_base_and_the_adapters(engine: OfflineEngine, idle: Path) -> None:
+    name = load_checkpoint(idle).name
+
+    assert engine.models == ("base", name, "good-lora")
+    assert engine.candidate == "good-lora"
+
+
+def test_each_adapter_answers_for_itself(engine: OfflineEngine, root: Path) -> None:
+    """In one batch, so that one's weights are not taken for the other's."""
+    asked = samples(root)
+    requests = [
+        request(f"{model} {name}", model, *parts)
+        for name, parts in asked
+        for model in engine.models
+    ]
+    found = texts(engine, requests)
+    base, idle, good = ([found[f"{model} {name}"] for name, _ in asked] for model in engine.models)
+
+    assert idle == base
+    assert good != base
 
 
 def reference(
@@ -159,9 +191,14 @@ def likelihoods(engine: Engine, requests: list[ScoringRequest]) -> dict[str, Tar
 
 
 @pytest.fixture(scope="module")
-def judge(zoo: Path, config: ServeConfig, engine: OfflineEngine) -> Iterator[TransformersEngine]:
-    """The same adapter and base in transformers; ``engine`` is only there to be loaded first."""
-    with open_transformers_engine(load_checkpoint(zoo / "good-lora"), config) as opened:
+def judge(
+    zoo: Path, config: ServeConfig, engine: OfflineEngine, idle: Path
+) -> Iterator[TransformersEngine]:
+    """The same adapters and base in transformers; ``engine`` is only there to be loaded first."""
+    beside = [load_checkpoint(idle)]
+    with open_transformers_engine(
+        load_checkpoint(zoo / "good-lora"), config, beside=beside
+    ) as opened:
         assert opened.models == engine.models
         yield opened
 
@@ -434,3 +471,20 @@ def test_settings_that_vllm_refuses_are_told(zoo: Path) -> None:
 
     with pytest.raises(EngineError, match="nonsense"):
         open_offline_engine(load_checkpoint(zoo / "base"), broken)
+
+
+def test_a_reasoning_format_is_applied_and_an_impossible_one_said(
+    engine: OfflineEngine, root: Path
+) -> None:
+    (name, parts), *_ = samples(root)
+    plain = request(name, "good-lora", *parts)
+    asked = plain.model_copy(
+        update={"reasoning_parser": "granite", "chat_template_kwargs": {"enable_thinking": True}}
+    )
+    # It does not think, and its answer stays what it is.
+    assert texts(engine, [asked]) == texts(engine, [plain])
+    impossible = plain.model_copy(update={"reasoning_parser": "deepseek_r1"})
+    with pytest.raises(ConfigError, match="reasoning_parser: deepseek_r1"):
+        list(engine.generate([impossible]))
+    # The engine is as it was.
+    assert texts(engine, [plain])
