@@ -64,19 +64,30 @@ def browser() -> "Iterator[Browser]":
 
 
 OpenReport = Callable[..., Opened]
+OpenPage = Callable[..., Opened]
 
 
 @pytest.fixture
-def open_report(browser: "Browser", tmp_path: Path) -> Iterator[OpenReport]:
-    """Opens a report from a file; at the end nothing must have been fetched or have failed."""
-    opened: list[Opened] = []
-    contexts = []
+def open_report(open_page: OpenPage) -> OpenReport:
+    """Opens a report as ``open_page`` does."""
 
     def open_one(
         report: EvalReport, media: dict[str, Medium] | None = None, **context_options: Any
     ) -> Opened:
+        return open_page(render_html(report, media), **context_options)
+
+    return open_one
+
+
+@pytest.fixture
+def open_page(browser: "Browser", tmp_path: Path) -> Iterator[OpenPage]:
+    """Opens a page from a file; at the end nothing must have been fetched or have failed."""
+    opened: list[Opened] = []
+    contexts = []
+
+    def open_one(text: str, **context_options: Any) -> Opened:
         path = tmp_path / "report.html"
-        path.write_text(render_html(report, media), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         context = browser.new_context(viewport={"width": 1200, "height": 900}, **context_options)
         contexts.append(context)
         seen = Opened(context.new_page())
