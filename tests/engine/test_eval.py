@@ -154,6 +154,15 @@ def test_endpoint_gives_the_answers_of_the_engine_in_process(
     )  # fmt: skip
 
     assert served["n_requests_sent"] == 2 * sum(entry["n_pairs"] for entry in served["tasks"])
+    # It states what it serves by the fingerprints of the directories: it is known by them.
+    assert served["baseline"]["fingerprint"] == offline["baseline"]["fingerprint"]
+    assert served["candidate"]["fingerprint"] == offline["candidate"]["fingerprint"]
+    assert served["candidate"]["settings"]["dtype"] == offline["candidate"]["settings"]["dtype"]
+    _, repeated = evaluate(
+        root, endpoint, f"{server.url}/v1#good-lora",
+        "--baseline", f"{server.url}/v1#base", "--limit", "10",
+    )  # fmt: skip
+    assert repeated["n_requests_sent"] == 0
     for side in ("baseline", "candidate"):
         judged = answers(store, offline[side]["fingerprint"])
         given = answers(endpoint, served[side]["fingerprint"])
