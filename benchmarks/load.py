@@ -67,19 +67,27 @@ class Tally:
 
 @dataclass
 class Memory:
-    """Resident bytes of the server and its children."""
+    """Resident bytes of the server and its children; pages that they share count once."""
 
     process: psutil.Process
     samples: list[tuple[int, int]] = field(default_factory=list)
     """Requests done, bytes."""
 
+    by_process: list[dict[str, int]] = field(default_factory=list)
+    """MiB of each process, for each sample."""
+
     def take(self, n_done: int) -> None:
         """Sum up what all processes hold now."""
+        held: dict[str, int] = {}
         total = 0
         for process in (self.process, *self.process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                # Proportional: a forked process's pages are its parent's until it writes to them.
+                size = process.memory_full_info().pss
+                held[f"{process.name()} {process.pid}"] = size >> 20
+                total += size
         self.samples.append((n_done, total))
+        self.by_process.append(held)
 
 
 def main() -> None:
@@ -114,6 +122,8 @@ def main() -> None:
             "samples": len(memory.samples),
             "first_mib": round(memory.samples[0][1] / 2**20),
             "last_mib": round(memory.samples[-1][1] / 2**20),
+            "first_by_process_mib": memory.by_process[0],
+            "last_by_process_mib": memory.by_process[-1],
             "growth_mib": round(growth / 2**20, 1),
             "bound_mib": MAX_GROWTH_BYTES >> 20,
         },
