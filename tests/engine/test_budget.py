@@ -284,7 +284,8 @@ def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         with urllib.request.urlopen(request) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        with error:
+            return error.code, json.load(error)
 
 
 def test_an_option_that_would_change_nothing_is_named(client: openai.OpenAI) -> None:
@@ -347,7 +348,8 @@ def test_other_endpoints_name_the_parts_as_well(
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
 
-    error = json.load(caught.value)["error"]
+    with caught.value as refused:
+        error = json.load(refused)["error"]
     assert error["code"] == "context_length_exceeded"
     assert "(224 x 196): 56 tokens" in error["message"]
 
