@@ -29,7 +29,8 @@ def admin(
         with urllib.request.urlopen(request) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)["error"]
+        with error:
+            return error.code, json.load(error)["error"]
 
 
 def state(server: Server) -> dict[str, Any]:
@@ -215,4 +216,5 @@ def test_vllms_own_way_to_load_adapters_is_closed(server: Server, path: str) -> 
     request = urllib.request.Request(f"{server.url}/v1/{path}", data=b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
-    assert caught.value.code == 404
+    with caught.value as error:
+        assert error.code == 404

@@ -121,7 +121,8 @@ def fetch(
         with urllib.request.urlopen(request, timeout=120) as response:
             found = response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
-        found = error.code, error.headers, error.read()
+        with error:
+            found = error.code, error.headers, error.read()
     return found[0], {name.lower(): value for name, value in found[1].items()}, found[2]
 
 
