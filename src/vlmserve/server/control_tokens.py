@@ -25,6 +25,12 @@ _FIELDS = (
     "chat_template_kwargs",
 )  # fmt: skip
 
+_JOINED_FIELDS = ("messages", "input", "system")
+"""Lists of texts in these become one text in the prompt."""
+
+_TEXT_KEYS = ("text", "refusal", "thinking")
+"""What holds the text of a part."""
+
 _INVISIBLE = "\u200b"
 """A zero-width space: not seen, and between two characters no token spans it."""
 
@@ -38,6 +44,18 @@ class Spelled:
     """Dotted, such as ``messages[0].content[1].text``."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A text in the list or object that holds it."""
+
+    holder: Any
+    key: int | str
+
+    @property
+    def text(self) -> str:
+        return str(self.holder[self.key])
+
+
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:
     """The special tokens of a transformers tokenizer, longest first."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -49,13 +67,14 @@ def special_tokens(tokenizer: Any) -> tuple[str, ...]:
 def find_spelled(body: Any, tokens: Sequence[str]) -> Spelled | None:
     """Find the first special token in those parts of a request that reach the prompt.
 
-    Text that is split over neighbouring parts of one message counts as one: templates join it.
+    Texts of one list, such as the parts of a message, count as one: templates and endpoints join
+    them.
     """
     for field, text in _texts(body):
         if token := _first(text, tokens):
             return Spelled(token, field)
-    for field, parts in _split_texts(body):
-        if token := _first("".join(part["text"] for part in parts), tokens):
+    for field, pieces in _runs(body):
+        if token := _first("".join(piece.text for piece in pieces), tokens):
             return Spelled(token, field)
     return None
 
@@ -73,10 +92,10 @@ def neutralise(body: Any, tokens: Sequence[str]) -> Any:
         return text
 
     copy = {name: _map(value, broken) if name in _FIELDS else value for name, value in body.items()}
-    for _, parts in _split_texts(copy):
-        if _first("".join(part["text"] for part in parts), tokens):
-            for part in parts[1:]:
-                part["text"] = f"{_INVISIBLE}{part['text']}"
+    for _, pieces in _runs(copy):
+        if _first("".join(piece.text for piece in pieces), tokens):
+            for piece in pieces[1:]:
+                piece.holder[piece.key] = f"{_INVISIBLE}{piece.text}"
     return copy
 
 
@@ -176,29 +195,55 @@ def _walk(value: Any, field: str) -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield field, key
             yield from _walk(item, f"{field}.{key}")
+            if (arguments := _escaped_arguments(key, item)) is not None:
+                yield from _walk(arguments, f"{field}.{key}")
 
 
-def _split_texts(body: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Neighbouring text parts of each message."""
-    for name in ("messages", "input"):
-        messages = body.get(name)
-        for i, message in enumerate(messages if isinstance(messages, list) else ()):
-            parts = message.get("content") if isinstance(message, dict) else None
-            run: list[dict[str, Any]] = []
-            for part in [*(parts if isinstance(parts, list) else ()), None]:
-                if isinstance(part, dict) and isinstance(part.get("text"), str):
-                    run.append(part)
-                    continue
-                if len(run) > 1:
-                    yield f"{name}[{i}].content", run
-                run = []
+def _escaped_arguments(key: str, value: Any) -> Any:
+    """What a tool call's arguments say, where JSON escapes may hide it: vLLM decodes them."""
+    if key != "arguments" or not isinstance(value, str) or "\\" not in value:
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None  # vLLM takes none of it
 
 
-def _map(value: Any, change: Callable[[str], str]) -> Any:
+def _runs(body: Any) -> Iterator[tuple[str, list[_Piece]]]:
+    """Texts that are joined, with nothing between them: all of a list, and those of one kind."""
+    for name in _JOINED_FIELDS:
+        yield from _runs_in(body.get(name), name)
+
+
+def _runs_in(value: Any, field: str) -> Iterator[tuple[str, list[_Piece]]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _runs_in(item, f"{field}.{key}")
+    if not isinstance(value, list):
+        return
+    pieces = [piece for i, item in enumerate(value) for piece in _pieces(value, i, item)]
+    # Thoughts are joined apart from what stands between them.
+    for run in (pieces, *([p for p in pieces if p.key == kind] for kind in _TEXT_KEYS)):
+        if len(run) > 1:
+            yield field, run
+    for i, item in enumerate(value):
+        yield from _runs_in(item, f"{field}[{i}]")
+
+
+def _pieces(parts: list[Any], i: int, part: Any) -> Iterator[_Piece]:
+    if isinstance(part, str):
+        yield _Piece(parts, i)
+    elif isinstance(part, dict):
+        yield from (_Piece(part, key) for key in _TEXT_KEYS if isinstance(part.get(key), str))
+
+
+def _map(value: Any, change: Callable[[str], str], name: str = "") -> Any:
     if isinstance(value, str):
-        return change(value)
+        arguments = _escaped_arguments(name, value)
+        changed = _map(arguments, change)
+        return change(value) if changed == arguments else json.dumps(changed)
     if isinstance(value, list):
         return [_map(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _map(item, change) for key, item in value.items()}
+        return {change(key): _map(item, change, key) for key, item in value.items()}
     return value
