@@ -313,7 +313,7 @@ def test_parameters_that_cannot_be(http: httpx.Client, name: str) -> None:
         ("GET", "/v1/" + "a" * 10_000, 404),
         ("POST", "/v1/load_lora_adapter", 404),
         ("POST", "/v1/unload_lora_adapter", 404),
-        ("POST", "/scale_elastic_ep", 400),
+        ("POST", "/scale_elastic_ep", 404),
         ("POST", "/reset_prefix_cache", 404),
         ("POST", "/sleep", 404),
         ("POST", "/collective_rpc", 404),

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
+# They change how many engines there are, for every caller with an API key.
+_CLUSTER_ROUTES = ("/scale_elastic_ep", "/is_scaling_elastic_ep")
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -81,8 +84,9 @@ async def create_app(
         adapters = AdapterRollout(app, engine_client, service.config, service.identity)
         await adapters.restore()
         add_admin_routes(app, adapters)
+    _take_away(app, _CLUSTER_ROUTES)
     if service.config.server.metrics_port is not None:
-        _take_metrics_away(app)
+        _take_away(app, ("/metrics",))
     _add_guards(app, admission, service, special_tokens(engine_client.get_tokenizer()))
     return app
 
@@ -121,12 +125,12 @@ def _unchanged(app: "ASGIApp") -> "ASGIApp":
     return app
 
 
-def _take_metrics_away(app: "FastAPI") -> None:
-    """Leave ``/metrics`` to the port that it has of its own."""
+def _take_away(app: "FastAPI", beginnings: tuple[str, ...]) -> None:
+    """Close the routes that begin so; ``/metrics`` may have a port of its own."""
     app.router.routes = [
         route
         for route in app.router.routes
-        if not str(getattr(route, "path", "")).startswith("/metrics")
+        if not str(getattr(route, "path", "")).startswith(beginnings)
     ]
 
 
