@@ -13,7 +13,8 @@ import pytest
 
 from vlmserve.chat import Completion, ImagePart, Message, SamplingParams, TextPart, VideoPart
 from vlmserve.engine.base import GenerationFailure, GenerationRequest
-from vlmserve.engine.remote import Endpoint, RemoteEngine
+from vlmserve.engine.endpoint import Endpoint
+from vlmserve.engine.remote import RemoteEngine
 from vlmserve.errors import (
     AuthenticationError,
     ConfigError,
@@ -324,7 +325,7 @@ def test_what_took_too_long_is_not_sent_over_and_over(endpoint: Any) -> None:
 
 
 def test_an_address_that_never_accepts_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmserve.engine.remote._CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(Endpoint, "connect_timeout_s", 0.2)
     with socket.socket() as deaf, contextlib.ExitStack() as clients:
         # A listener whose queue is full: the kernel leaves further connections without an answer.
         deaf.bind(("127.0.0.1", 0))

@@ -6,7 +6,8 @@ import pytest
 
 from vlmserve.chat import Message, TextPart
 from vlmserve.engine.base import GenerationFailure, ScoringRequest, TargetLogprobs
-from vlmserve.engine.remote import Endpoint, RemoteEngine
+from vlmserve.engine.endpoint import Endpoint
+from vlmserve.engine.remote import RemoteEngine
 from vlmserve.errors import ScoringUnsupportedError
 
 PROMPT = [5, 6, 7]

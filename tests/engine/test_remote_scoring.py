@@ -10,7 +10,8 @@ from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
 from vlmserve.config.serve import ServeConfig
 from vlmserve.engine.base import GenerationFailure
-from vlmserve.engine.remote import Endpoint, RemoteEngine
+from vlmserve.engine.endpoint import Endpoint
+from vlmserve.engine.remote import RemoteEngine
 from vlmserve.engine.transformers import open_transformers_engine
 
 

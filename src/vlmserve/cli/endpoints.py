@@ -11,7 +11,7 @@ from vlmserve.evals.answering import EngineSource, Side
 
 if TYPE_CHECKING:
     from vlmserve.engine.base import Engine
-    from vlmserve.engine.remote import Endpoint
+    from vlmserve.engine.endpoint import Endpoint
 
 _IDENTITY_TIMEOUT_S = 10.0
 
@@ -128,7 +128,8 @@ def _split(reference: str) -> list[tuple[str, str]]:
 
 
 def _contact(address: str, name: str, api_key: str | None, concurrency: int) -> Member:
-    from vlmserve.engine.remote import Endpoint, RemoteEngine
+    from vlmserve.engine.endpoint import Endpoint
+    from vlmserve.engine.remote import RemoteEngine
 
     endpoint = Endpoint(address, api_key=api_key, concurrency=concurrency)
     with RemoteEngine(endpoint) as engine:

@@ -30,7 +30,7 @@ _SAMPLING: Mapping[str, tuple[float, ...]] = {
 }
 
 # Those that vlmserve's own evaluation leaves as the file has them: engine/offline.py and
-# engine/remote.py set temperature, top_p and the length themselves.
+# engine/remote_chat.py set temperature, top_p and the length themselves.
 _KEPT_IN_EVAL = ("repetition_penalty", "presence_penalty", "frequency_penalty", "top_k", "min_p")
 
 # Tokens with which templates end a turn, the more particular first.

@@ -5,17 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
-import httpx2
 import openai
-from openai.types.chat import ChatCompletion
 
-from vlmserve.chat import Completion, FinishReason, Usage
+from vlmserve.chat import Completion
 from vlmserve.engine.base import (
     GenerationFailure,
     GenerationRequest,
@@ -24,7 +19,9 @@ from vlmserve.engine.base import (
     ScoringResult,
     TargetLogprobs,
 )
-from vlmserve.engine.openai_messages import openai_messages
+from vlmserve.engine.endpoint import Endpoint
+from vlmserve.engine.remote_chat import chat_body, read_completion
+from vlmserve.engine.remote_errors import ends_the_run, error_message, too_slow, translate_error
 from vlmserve.engine.remote_scoring import (
     answer_body,
     names_an_addition,
@@ -32,16 +29,9 @@ from vlmserve.engine.remote_scoring import (
     read_logprobs,
 )
 from vlmserve.errors import (
-    AuthenticationError,
-    ConfigError,
-    ContextLengthError,
     EngineError,
-    EngineUnavailableError,
-    MediaError,
-    ModelNotFoundError,
     RequestError,
     ScoringUnsupportedError,
-    VlmserveError,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +41,8 @@ T = TypeVar("T")
 Q = TypeVar("Q", GenerationRequest, ScoringRequest)
 Answer = TypeVar("Answer", Completion, TargetLogprobs)
 
-_CONNECT_TIMEOUT_S = 10.0
-
 # OpenAI's client insists on a key; endpoints without one ignore what is sent.
 _NO_API_KEY = "none"
-
-_GONE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
 
 # A request with all its tries may take this many times an answer's own limit: the client would send
 # what took too long again and again, and the server may still be at work on the first.
@@ -64,52 +50,6 @@ _PATIENCE = 2
 
 # What reading a body raises that is not of OpenAI's shape; the client does not check it.
 _MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a model is served, and how patiently to ask it."""
-
-    url: str
-    """Base of the API: ``http://host:8000/v1``. Without a path ``/v1`` is meant."""
-
-    api_key: str | None = field(default=None, repr=False)
-    concurrency: int = 16
-    """Requests in flight at once."""
-
-    timeout_s: float = 600.0
-    """Seconds that one answer may take; a request with all its tries ends after twice that."""
-
-    max_retries: int = 4
-    """How often a request is sent again when the endpoint is busy or fails; OpenAI's client waits
-    half a second before the first, twice as long before each further one, 8 s at most."""
-
-    has_fixed_sampling: bool = False
-    """Whether the model takes no temperature and the like, as OpenAI's reasoning models do, which
-    also know the limit of tokens as ``max_completion_tokens`` alone."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "url", _normal_url(self.url))
-        # A file or a shell's $(...) leaves a line's end behind the key.
-        key = (self.api_key or "").strip()
-        if not (key.isascii() and key.isprintable()):
-            # Without the key: the message ends up in logs.
-            raise ConfigError("the API key has characters other than printable ASCII")
-        object.__setattr__(self, "api_key", key or None)
-
-
-def _normal_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # parsed, and refused, only when it is asked for
-        httpx2.URL(url)
-    except (ValueError, httpx2.InvalidURL) as error:
-        raise ConfigError(f"{url}: not a URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ConfigError(f"{url}: expected a URL such as http://host:8000/v1")
-    if parts.path in ("", "/"):
-        return f"{parts.scheme}://{parts.netloc}/v1"
-    return url
 
 
 class RemoteEngine:
@@ -127,7 +67,7 @@ class RemoteEngine:
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
             api_key=endpoint.api_key or _NO_API_KEY,
-            timeout=openai.Timeout(endpoint.timeout_s, connect=_CONNECT_TIMEOUT_S),
+            timeout=openai.Timeout(endpoint.timeout_s, connect=endpoint.connect_timeout_s),
             max_retries=endpoint.max_retries,
         )
         self._models: tuple[str, ...] | None = None
@@ -244,16 +184,16 @@ class RemoteEngine:
         except openai.NotFoundError as error:
             raise EngineError(f"{self._endpoint.url} has no /models: is this the API?") from error
         except openai.OpenAIError as error:
-            raise self._translate(error) from error
+            raise translate_error(error, self._endpoint) from error
         except _MALFORMED as error:
             raise EngineError(f"{self._endpoint.url}/models is not OpenAI's list") from error
 
     async def _answer(self, request: GenerationRequest) -> GenerationResult:
         started = time.perf_counter()
-        body = _body(request, has_fixed_sampling=self._endpoint.has_fixed_sampling)
+        body = chat_body(request, has_fixed_sampling=self._endpoint.has_fixed_sampling)
 
         async def ask() -> Completion:
-            return _completion(await self._client.chat.completions.create(**body))
+            return read_completion(await self._client.chat.completions.create(**body))
 
         outcome = await self._outcome(ask)
         return GenerationResult(
@@ -271,8 +211,8 @@ class RemoteEngine:
                 question = await create(**question_body(request))
                 answer = await create(**answer_body(request))
             except openai.BadRequestError as error:
-                if names_an_addition(_message(error)):
-                    said = f"{self._endpoint.url}: {_message(error)}"
+                if names_an_addition(error_message(error)):
+                    said = f"{self._endpoint.url}: {error_message(error)}"
                     raise ScoringUnsupportedError(said) from error
                 raise
             return read_logprobs(request, question, answer)
@@ -292,8 +232,8 @@ class RemoteEngine:
             async with asyncio.timeout(_PATIENCE * self._endpoint.timeout_s):
                 return await ask()
         except openai.OpenAIError as error:
-            translated = self._translate(error)
-            if _ends_the_run(error, translated):
+            translated = translate_error(error, self._endpoint)
+            if ends_the_run(error, translated):
                 raise translated from error
             return GenerationFailure.from_error(translated)
         except ScoringUnsupportedError:
@@ -301,7 +241,7 @@ class RemoteEngine:
         except (EngineError, RequestError) as error:
             return GenerationFailure.from_error(error)
         except TimeoutError:
-            return GenerationFailure.from_error(self._too_slow())
+            return GenerationFailure.from_error(too_slow(self._endpoint))
         except _MALFORMED as error:
             return GenerationFailure.from_error(
                 EngineError(
@@ -309,128 +249,11 @@ class RemoteEngine:
                 )
             )
 
-    def _too_slow(self) -> EngineError:
-        return EngineError(f"{self._endpoint.url}: no answer within {self._endpoint.timeout_s:g} s")
-
-    def _translate(self, error: openai.OpenAIError) -> VlmserveError:
-        url, cause = self._endpoint.url, error.__cause__
-        match error:
-            case openai.APITimeoutError() if isinstance(cause, httpx2.ConnectTimeout):
-                return EngineUnavailableError(
-                    f"{url}: no connection within {_CONNECT_TIMEOUT_S:g} s"
-                )
-            case openai.APITimeoutError():
-                return self._too_slow()
-            case openai.APIConnectionError() if isinstance(cause, httpx2.DecodingError):
-                return EngineError(f"{url}: the answer cannot be decoded: {cause}")
-            case openai.APIConnectionError():
-                return EngineUnavailableError(f"{url}: no connection: {cause or error}")
-            case openai.APIStatusError():
-                return _status_error(error, url)
-            case _:
-                return EngineError(f"{url}: {error}")
-
-
-def _status_error(error: openai.APIStatusError, url: str) -> VlmserveError:
-    said = f"{url}: {_message(error)}"
-    match error:
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
-            return AuthenticationError(said)
-        case openai.NotFoundError():
-            return ModelNotFoundError(said, param="model")
-        case openai.InternalServerError() if error.status_code not in _GONE:
-            return EngineError(said)
-        case openai.InternalServerError() | openai.RateLimitError():
-            return EngineUnavailableError(said)
-        case _:
-            return _request_error(error)
-
-
-def _body(request: GenerationRequest, *, has_fixed_sampling: bool = False) -> dict[str, Any]:
-    params = request.params
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": openai_messages(request.messages),
-    }
-    if has_fixed_sampling:
-        return {**body, "max_completion_tokens": params.max_tokens}
-    body |= {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_tokens,
-    }
-    if params.stop:
-        body["stop"] = list(params.stop)
-    if params.seed is not None:
-        body["seed"] = params.seed
-    if request.chat_template_kwargs:
-        # vLLM's addition to OpenAI's API; an endpoint that does not know it should say so.
-        body["extra_body"] = {"chat_template_kwargs": request.chat_template_kwargs}
-    return body
-
-
-def _completion(answer: Any) -> Completion:
-    # The client does not check what an endpoint sends against its own types.
-    if not isinstance(answer, ChatCompletion) or not answer.choices:
-        raise EngineError("the endpoint's answer is not a chat completion")
-    if answer.usage is None:
-        raise EngineError("the endpoint's answer states no token usage")
-    choice = answer.choices[0]
-    reasons: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
-    reason = reasons.get(choice.finish_reason)
-    if reason is None:
-        raise EngineError(f"the endpoint ended the answer because of {choice.finish_reason}")
-    text = choice.message.content or choice.message.refusal or ""
-    reasoning = _reasoning(choice.message)
-    if reasoning is not None and not text and reason == "stop":
-        # A trace that was never closed has used up all there was, whatever ended it.
-        reason = "length"
-    return Completion(
-        # No content and no error is an answer of no words, as when thinking used up the limit.
-        text=text,
-        reasoning=reasoning,
-        finish_reason=reason,
-        usage=Usage(
-            prompt_tokens=answer.usage.prompt_tokens,
-            completion_tokens=answer.usage.completion_tokens,
-        ),
-    )
-
-
-def _reasoning(message: Any) -> str | None:
-    """What the endpoint tells apart: vLLM's name for it, and the older one that others use."""
-    extra = message.model_extra or {}
-    found = extra.get("reasoning") or extra.get("reasoning_content")
-    return found if isinstance(found, str) else None
-
 
 def _model_name(entry: Any) -> str:
     if not isinstance(entry.id, str):
         raise TypeError("a model's id is not a string")
     return entry.id
-
-
-def _ends_the_run(error: openai.OpenAIError, translated: VlmserveError) -> bool:
-    """Whether every other request would fare the same."""
-    if isinstance(error, openai.RateLimitError):
-        return False
-    return isinstance(translated, EngineUnavailableError | AuthenticationError | ModelNotFoundError)
-
-
-def _request_error(error: openai.APIStatusError) -> RequestError:
-    message = _message(error)
-    # vLLM's own server gives a number as the code; its sentence is all there is to go by.
-    if error.code == ContextLengthError.code or "maximum context length" in message:
-        return ContextLengthError(message, param=error.param)
-    if error.code == MediaError.code:
-        return MediaError(message, param=error.param)
-    return RequestError(message, param=error.param, code=error.code)
-
-
-def _message(error: openai.APIStatusError) -> str:
-    if isinstance(error.body, dict) and isinstance(error.body.get("message"), str):
-        return str(error.body["message"])
-    return f"HTTP {error.status_code}"
 
 
 def _conforms(engine: RemoteEngine) -> "Engine":

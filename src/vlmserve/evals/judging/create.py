@@ -52,7 +52,8 @@ def create_judged_task(
 
 
 def _create_judge(suite: SuiteConfig, place: str) -> Judge:
-    from vlmserve.engine.remote import Endpoint, RemoteEngine
+    from vlmserve.engine.endpoint import Endpoint
+    from vlmserve.engine.remote import RemoteEngine
 
     config = suite.judge
     if config is None:
