@@ -56,7 +56,7 @@ def test_the_html_report_s_parts_are_in_it(unpacked: Path) -> None:
     folder = unpacked / "vlmserve" / "evals" / "report" / "html"
 
     assert {path.name for path in folder.iterdir()} == {
-        "template.html", "report.css", "report.js"
+        "template.html", "report.css", "report.js", "watch.html", "watch.css"
     }  # fmt: skip
 
 
