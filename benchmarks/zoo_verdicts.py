@@ -48,7 +48,7 @@ from vlmserve.evals.statistics import PairedResult, compare_pairs
 from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
-    from vlmserve.evals.report.json_report import EvalReport
+    from vlmserve.evals.report.eval_report import EvalReport
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "evals" / "demo"

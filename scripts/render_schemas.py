@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlmserve.chat import Value
 from vlmserve.doctor.report import CheckRecord
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.run_record import SideRecord
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "schema"

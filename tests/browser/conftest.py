@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import CHROMIUM
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.report.html_report import render_html
-from vlmserve.evals.report.json_report import EvalReport
 from vlmserve.evals.samples import Medium
 
 if TYPE_CHECKING:

@@ -8,17 +8,15 @@ from typing import Any
 
 from PIL import Image
 
-from vlmserve.evals.report.json_report import (
+from vlmserve.evals.report.eval_report import EvalReport, SideReport, SuiteReport
+from vlmserve.evals.report.task_report import (
     AnswerReport,
-    EvalReport,
     FailureReport,
     FlipReport,
     FlipsReport,
     MediumReport,
     NoiseReport,
-    SideReport,
     SliceReport,
-    SuiteReport,
     TaskReport,
 )
 from vlmserve.evals.samples import Medium

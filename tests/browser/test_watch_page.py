@@ -6,7 +6,7 @@ import pytest
 
 from tests.browser.conftest import OpenPage
 from tests.browser.reports import report, task
-from vlmserve.evals.report.json_report import MeasureReport, NllReport
+from vlmserve.evals.report.task_report import MeasureReport, NllReport
 from vlmserve.evals.report.watch_page import render_watch_page
 from vlmserve.evals.watching import Point
 

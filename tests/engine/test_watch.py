@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from vlmserve.cli.main import main
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.store import AnswerStore
 
 LIMIT = "12"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vlmserve.cli.references import References, SideSet
     from vlmserve.config.suite import SuiteConfig
     from vlmserve.evals.eval_task import EvalTask
-    from vlmserve.evals.report.json_report import EvalReport
+    from vlmserve.evals.report.eval_report import EvalReport
     from vlmserve.evals.session import Session
 
 

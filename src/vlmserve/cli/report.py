@@ -9,7 +9,7 @@ from vlmserve.cli.runs import add_store_argument, open_store
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vlmserve.evals.report.json_report import EvalReport
+    from vlmserve.evals.report.eval_report import EvalReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def _load(run_id: str, path: Path | None) -> "EvalReport":
     from pydantic import ValidationError
 
-    from vlmserve.evals.report.json_report import EvalReport
+    from vlmserve.evals.report.eval_report import EvalReport
 
     with open_store(path) as store:
         text = store.find_report(run_id)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from vlmserve.evals.gate import TaskVerdictName
 from vlmserve.evals.report.amounts import difference_in_words, score_in_words
-from vlmserve.evals.report.json_report import AnchorReport, TaskReport
+from vlmserve.evals.report.task_report import AnchorReport, TaskReport
 
 # The gravest first. A target is held against the anchor by a margin, like any other task.
 _GRAVEST: tuple[TaskVerdictName, ...] = (

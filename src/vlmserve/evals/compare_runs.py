@@ -18,7 +18,7 @@ from vlmserve.evals.comparability import (
 )
 from vlmserve.evals.matching import Match, match_tasks
 from vlmserve.evals.records import SampleRecord, SideName
-from vlmserve.evals.report.json_report import EvalReport, SideReport, SuiteReport
+from vlmserve.evals.report.eval_report import EvalReport, SideReport, SuiteReport
 from vlmserve.evals.verdict import TaskRun, find_verdict
 
 _PACKAGES = ("vlmserve", "scipy", "numpy")

@@ -19,12 +19,7 @@ from vlmserve.evals.machine import describe_machine
 from vlmserve.evals.nll import NllOutcomes
 from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
-from vlmserve.evals.report.json_report import (
-    DifferenceReport,
-    EvalReport,
-    SideReport,
-    SuiteReport,
-)
+from vlmserve.evals.report.eval_report import DifferenceReport, EvalReport, SideReport, SuiteReport
 from vlmserve.evals.run_record import KeptSuite, SideRecord
 from vlmserve.evals.runner import AnswerListener, SilentListener
 from vlmserve.evals.samples import FEWSHOT_SEED, Sample, content_digest

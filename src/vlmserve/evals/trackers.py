@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from vlmserve.errors import ConfigError
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 
 _STEP = "checkpoint_step"
 _PROJECT = "vlmserve"

@@ -14,12 +14,8 @@ from vlmserve.evals.gate import TaskVerdict, Verdict, judge
 from vlmserve.evals.nll import NllOutcomes, TaskNll, compare_nll, find_early_warnings
 from vlmserve.evals.noise import Noise, measure_noise
 from vlmserve.evals.records import SampleRecord, SideName
-from vlmserve.evals.report.json_report import (
-    SliceReport,
-    TaskReport,
-    create_slice_reports,
-    create_task_reports,
-)
+from vlmserve.evals.report.describe import create_slice_reports, create_task_reports
+from vlmserve.evals.report.task_report import SliceReport, TaskReport
 from vlmserve.evals.samples import Sample
 from vlmserve.evals.slices import Slice, adjust_slices, find_slices
 from vlmserve.evals.weigh_nll import nll_notes, weigh_nll

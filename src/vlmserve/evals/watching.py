@@ -14,7 +14,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from vlmserve.checkpoint.training_output import SeenCheckpoint, TrainingOutput, changed_at
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.store import AnswerStore
 
 SPLIT_WARNING = (

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from vlmserve.evals.anchor import gravity
 from vlmserve.evals.gate import TaskVerdict
 from vlmserve.evals.nll import TaskNll
-from vlmserve.evals.report.json_report import (
+from vlmserve.evals.report.describe import create_failure_report
+from vlmserve.evals.report.task_report import (
     FlipReport,
     FlipsReport,
     MeasureReport,
     NllReport,
     TaskReport,
-    create_failure_report,
 )
 from vlmserve.evals.statistics import PairedResult
 

@@ -18,7 +18,7 @@ from vlmserve.errors import ConfigError, ContextLengthError
 from vlmserve.evals.archive import RecordedSide, load_side
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.records import Failed, Scored, SideName
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.session import Session
 from vlmserve.evals.store import SCHEMA_VERSION, AnswerStore
 from vlmserve.evals.verdict import TaskRun, find_verdict

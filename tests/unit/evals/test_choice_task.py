@@ -13,7 +13,7 @@ from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.errors import ConfigError, RequestError, ScoringUnsupportedError
 from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.session import Session
 from vlmserve.evals.store import AnswerStore
 

@@ -22,8 +22,9 @@ from vlmserve.evals.archive import load_side
 from vlmserve.evals.compare_runs import Terms, compare_runs
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.likelihood import choose_targets
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.report.files import ReportFormat, write_reports
-from vlmserve.evals.report.json_report import EvalReport, TaskReport
+from vlmserve.evals.report.task_report import TaskReport
 from vlmserve.evals.report.terminal import print_report
 from vlmserve.evals.session import Session
 from vlmserve.evals.statistics import compare_measures

@@ -9,19 +9,17 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from vlmserve.evals.report.json_report import (
-    AnswerReport,
-    EvalReport,
-    FailureReport,
-    FlipReport,
-    FlipsReport,
-    SideReport,
-    SuiteReport,
-    TaskReport,
-)
+from vlmserve.evals.report.eval_report import EvalReport, SideReport, SuiteReport
 from vlmserve.evals.report.junit import render_junit
 from vlmserve.evals.report.markdown import render_markdown
 from vlmserve.evals.report.progress import ProgressBars
+from vlmserve.evals.report.task_report import (
+    AnswerReport,
+    FailureReport,
+    FlipReport,
+    FlipsReport,
+    TaskReport,
+)
 from vlmserve.evals.report.terminal import print_report
 
 

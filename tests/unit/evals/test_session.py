@@ -20,8 +20,8 @@ from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.proportions import tango_interval
 from vlmserve.evals.records import AskedName
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.report.files import ReportFormat, write_reports
-from vlmserve.evals.report.json_report import EvalReport
 from vlmserve.evals.report.terminal import print_report
 from vlmserve.evals.session import Session
 from vlmserve.evals.statistics import compare_pairs

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.evals.test_session import Lab, always, size_of
 from vlmserve.evals.eval_task import load_tasks
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.session import Session
 from vlmserve.evals.store import AnswerStore
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from vlmserve.evals.judging.judged_task import JudgedTask, PairwiseTask
-from vlmserve.evals.report.json_report import JudgeReport
+from vlmserve.evals.report.eval_report import JudgeReport
 
 
 def describe_judges(tasks: Sequence[object]) -> tuple[JudgeReport, ...]:

@@ -1,6 +1,6 @@
 """Numbers of a report in words: points for scores between 0 and 1, plain numbers for others."""
 
-from vlmserve.evals.report.json_report import MeasureReport, NllReport, SliceReport, TaskReport
+from vlmserve.evals.report.task_report import MeasureReport, NllReport, SliceReport, TaskReport
 
 
 def score_in_words(score: float | None, task: TaskReport) -> str:

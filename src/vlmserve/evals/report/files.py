@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vlmserve.errors import ConfigError
-from vlmserve.evals.report.json_report import EvalReport
+from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.report.junit import render_junit
 from vlmserve.evals.report.markdown import render_markdown
 

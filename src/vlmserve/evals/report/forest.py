@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from vlmserve.evals.report.amounts import difference_in_words
-from vlmserve.evals.report.json_report import TaskReport
+from vlmserve.evals.report.task_report import TaskReport
 from vlmserve.evals.report.visible_text import visible
 
 _WIDTH = 1020

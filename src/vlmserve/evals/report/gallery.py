@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 
-from vlmserve.evals.report.json_report import (
-    AnswerReport,
-    EvalReport,
-    FailureReport,
-    FlipReport,
-    MediumReport,
-)
+from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.report.task_report import AnswerReport, FailureReport, FlipReport, MediumReport
 from vlmserve.evals.report.thumbnails import Preview, Thumbnail, create_preview
 from vlmserve.evals.report.visible_text import visible
 

@@ -24,10 +24,11 @@ from vlmserve.evals.report.amounts import (
     p_value_in_words,
     score_in_words,
 )
+from vlmserve.evals.report.eval_report import EvalReport, SideReport
 from vlmserve.evals.report.forest import render_forests
 from vlmserve.evals.report.gallery import Gallery, create_gallery
-from vlmserve.evals.report.json_report import EvalReport, SideReport, TaskReport
 from vlmserve.evals.report.nll_plot import render_nll_plot
+from vlmserve.evals.report.task_report import TaskReport
 from vlmserve.evals.report.visible_text import visible
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from vlmserve.evals.report.amounts import (
     p_value_in_words,
     score_in_words,
 )
-from vlmserve.evals.report.json_report import EvalReport, TaskReport
+from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.report.task_report import TaskReport
 
 # What XML 1.0 has no way to hold; models answer with anything.
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -10,7 +10,8 @@ from vlmserve.evals.report.amounts import (
     p_value_in_words,
     score_in_words,
 )
-from vlmserve.evals.report.json_report import EvalReport, FlipReport, TaskReport
+from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.report.task_report import FlipReport, TaskReport
 
 _MAX_FLIPS = 10
 _MAX_FAILURES = 10

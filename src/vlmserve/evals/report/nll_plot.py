@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from vlmserve.evals.report.amounts import difference_in_words, nll_in_words
-from vlmserve.evals.report.json_report import MeasureReport, TaskReport
+from vlmserve.evals.report.task_report import MeasureReport, TaskReport
 from vlmserve.evals.report.visible_text import visible
 
 _WIDTH, _HEIGHT = 1020, 440

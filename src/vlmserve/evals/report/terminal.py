@@ -16,7 +16,8 @@ from vlmserve.evals.report.amounts import (
     p_value_in_words,
     score_in_words,
 )
-from vlmserve.evals.report.json_report import EvalReport, FlipReport, SliceReport, TaskReport
+from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.report.task_report import FlipReport, SliceReport, TaskReport
 
 _MAX_FLIPS_SHOWN = 3
 _MAX_FAILURES_SHOWN = 3

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from vlmserve.evals.nll import NLL_UNIT
 from vlmserve.evals.report.amounts import difference_in_words, score_in_words
 from vlmserve.evals.report.curves import Curve, CurvePoint, render_curve
-from vlmserve.evals.report.json_report import EvalReport, TaskReport
+from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.report.task_report import TaskReport
 from vlmserve.evals.report.visible_text import visible
 
 if TYPE_CHECKING:

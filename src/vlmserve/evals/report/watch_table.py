@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from vlmserve.evals.report.json_report import EvalReport
+    from vlmserve.evals.report.eval_report import EvalReport
     from vlmserve.evals.watching import Point
 
 _STYLES = {"pass": "green", "improved": "green", "regression": "bold red", "not improved": "red"}
