@@ -5,6 +5,7 @@ import io
 import json
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from PIL import Image
@@ -344,6 +345,32 @@ def test_body_that_is_not_json(server: Server) -> None:
 
     assert caught.value.code == 400
     assert json.load(caught.value)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain"])
+def test_content_type_that_is_not_json(server: Server, content_type: str) -> None:
+    for route in ("/v1/chat/completions", "/v1/chat/completions/budget"):
+        answer = httpx.post(
+            f"{server.url}{route}", content=b"{}", headers={"content-type": content_type}
+        )
+
+        assert answer.status_code == 400
+        assert "application/json" in answer.json()["error"]["message"]
+
+
+def test_tool_arguments_that_nest_too_deep(client: openai.OpenAI) -> None:
+    function: Any = {"name": "f", "arguments": "[" * 100_000}
+    calls: Any = [{"id": "c", "type": "function", "function": function}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=TUNED,
+            messages=[
+                {"role": "user", "content": "hello"},
+                {"role": "assistant", "tool_calls": calls},
+            ],
+        )
+
+    assert caught.value.code == "json_too_deep"
 
 
 def test_empty_conversation(client: openai.OpenAI) -> None:

@@ -32,10 +32,15 @@ def find_directory(root: Path, path: str) -> Path:
     Raises:
         RequestError: It leads elsewhere, by symbolic links included, or to no directory.
     """
-    directory = (root / path).resolve()
+    try:
+        directory = (root / path).resolve()
+        is_directory = directory.is_dir()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"the path cannot be used: {reason}", param="path") from error
     if directory == root or not directory.is_relative_to(root):
         raise RequestError("the path leads out of server.adapter_root", param="path")
-    if not directory.is_dir():
+    if not is_directory:
         raise RequestError(f"there is no directory {path!r} in server.adapter_root", param="path")
     return directory
 

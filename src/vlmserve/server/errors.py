@@ -66,8 +66,8 @@ class ErrorTranslator:
         try:
             with media_request(body.locate, body.media_fields):
                 await self._app(scope, body.receive, answer.send)
-        except AttributeError as error:
-            # What vLLM's validators raise at some wrong types; pydantic lets it through.
+        except (AttributeError, RecursionError) as error:
+            # What vLLM raises at some wrong types, and at JSON within a text that nests too deep.
             refusal = translate_exception(error, body)
             if refusal is None or answer.has_begun:
                 raise

@@ -35,11 +35,13 @@ _BUDGET_CODES = {
     re.compile(r"the images and videos of this request take \d+ tokens"): "too_many_visual_tokens",
 }
 _TOO_MANY_MEDIA = re.compile(r"At most (?P<limit>\d+) (?P<kind>\w+)\(s\) may be provided")
-_UNKNOWN_MODEL = re.compile(r"The model `.*` does not exist")
+_UNKNOWN_MODEL = re.compile(r"The model `.*` does not exist", re.DOTALL)
 _ENGINE_GONE = re.compile(r"EngineCore encountered an issue|EngineDead|engine is dead")
 _BRANCHES = re.compile(r"^\d+ validation errors? for ")
 # What str() of vLLM's validation error appends to its sentence.
 _FIELDS = re.compile(r" \((parameter=|value=).*\)$", re.DOTALL)
+# Python's words, of which the rest names array or object.
+_NESTED_TEXT = re.compile(r"while (decoding|encoding) a JSON ")
 _STATUSES = frozenset(HTTPStatus)
 # entrypoints/openai/*/protocol.py check_structured_outputs_count takes it for an object unseen.
 _OBJECT_FIELD = "structured_outputs"
@@ -76,8 +78,10 @@ def translate(status: int, content: bytes, request: "RequestBody") -> Answer:
     )
     if recognised is not None:
         return recognised
-    if _UNKNOWN_MODEL.search(message):
-        return _caller(message, "model", "model_not_found", HTTPStatus.NOT_FOUND)
+    if unknown := _UNKNOWN_MODEL.search(message):
+        # What follows names the base alone, although adapters and aliases can be asked for, too.
+        sentence = f"{unknown[0]}; GET /v1/models lists those that do"
+        return _caller(sentence, "model", "model_not_found", HTTPStatus.NOT_FOUND)
     if _ENGINE_GONE.search(message):
         body = openai_error("the engine is gone; try again later", "server_error", None, None)
         return HTTPStatus.SERVICE_UNAVAILABLE, body
@@ -90,7 +94,7 @@ def translate(status: int, content: bytes, request: "RequestBody") -> Answer:
     return _caller(message, param, code or _media_code(message), status)
 
 
-def translate_exception(error: AttributeError, request: "RequestBody") -> Answer | None:
+def translate_exception(error: Exception, request: "RequestBody") -> Answer | None:
     """Turn what vLLM raised at a request's fields into the caller's error.
 
     Args:
@@ -100,6 +104,11 @@ def translate_exception(error: AttributeError, request: "RequestBody") -> Answer
     Returns:
         The status and the body to send; ``None`` where it is no fault of the caller's.
     """
+    if isinstance(error, RecursionError):
+        if _NESTED_TEXT.search(str(error)) is None:
+            return None
+        sentence = "JSON in a text of the request, such as a tool call's arguments, nests too deep"
+        return _caller(sentence, request.prompt_field, "json_too_deep")
     value = request.content.get(_OBJECT_FIELD)
     if value is None or isinstance(value, dict) or "has no attribute 'get'" not in str(error):
         return None

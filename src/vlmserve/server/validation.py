@@ -35,13 +35,16 @@ def describe(errors: Sequence[Any], body: Any) -> tuple[str | None, str]:
     """Pick the most specific of pydantic's errors.
 
     Args:
-        errors: What ``ValidationError.errors()`` gave.
+        errors: What ``ValidationError.errors()`` gave, or vLLM's ``validate_json_request``.
         body: The body that failed, as parsed.
 
     Returns:
         The dotted field, such as ``messages[0].content`` (``None``: the whole body), and what is
         wrong with it.
     """
+    if errors and isinstance(errors[0], str):
+        # vLLM's own, at a content type other than JSON's.
+        return None, "the request's Content-Type must be application/json"
     placed = [(_place(error, body), str(error.get("msg", "invalid"))) for error in errors]
     if not placed:
         return None, "the request body is not valid"

@@ -35,6 +35,12 @@ def test_ways_out_of_the_root(root: Path, path: str) -> None:
         find_directory(root, path)
 
 
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "run/" + "x" * 300])
+def test_what_is_no_path(root: Path, path: str) -> None:
+    with pytest.raises(RequestError, match="cannot be used"):
+        find_directory(root, path)
+
+
 @pytest.mark.parametrize("path", ["none", "file", "run/b"])
 def test_what_is_no_directory(root: Path, path: str) -> None:
     with pytest.raises(RequestError, match="no directory"):

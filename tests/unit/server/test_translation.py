@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlmserve.server.request_body import RequestBody
-from vlmserve.server.translation import translate
+from vlmserve.server.translation import translate, translate_exception
 
 
 def body_of(content: Any) -> RequestBody:
@@ -96,6 +96,22 @@ def test_unknown_model_is_404() -> None:
     assert status == 404
     assert body["error"]["code"] == "model_not_found"
     assert body["error"]["param"] == "model"
+    # The names that vLLM gives are the base's alone.
+    assert "y" not in body["error"]["message"].partition(";")[0]
+    assert "/v1/models" in body["error"]["message"]
+
+
+def test_text_that_holds_json_which_nests_too_deep_is_400() -> None:
+    answers = []
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(RecursionError) as caught:
+            json.loads(text)
+        answers.append(translate_exception(caught.value, CHAT))
+
+    assert [answer and answer[0] for answer in answers] == [400, 400]
+    assert answers[0] is not None
+    assert answers[0][1]["error"]["code"] == "json_too_deep"
+    assert translate_exception(RecursionError("maximum recursion depth exceeded"), CHAT) is None
 
 
 def test_dead_engine_is_503() -> None:

@@ -47,5 +47,12 @@ def test_one_field_and_one_sentence(body: object, field: str | None, reason: str
     assert reason in message
 
 
+def test_content_type_that_vllm_does_not_take() -> None:
+    field, message = describe(["Unsupported Media Type: Only 'application/json' is allowed"], None)
+
+    assert field is None
+    assert "Content-Type" in message
+
+
 def test_nothing_to_describe() -> None:
     assert describe([], {}) == (None, "the request body is not valid")
