@@ -450,7 +450,8 @@ def test_nothing_but_its_own_script_runs(open_report: OpenReport, small: Any) ->
 
 
 def test_a_narrow_window_does_not_scroll_sideways(open_report: OpenReport, small: Any) -> None:
-    page = open_report(small).page
+    note = f"served differently: {'mm_processor_kwargs.images_kwargs.' * 3}: unset | 50176"
+    page = open_report(small.model_copy(update={"notes": (note,)})).page
     page.set_viewport_size({"width": 360, "height": 700})
 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

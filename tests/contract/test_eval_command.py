@@ -110,6 +110,27 @@ def test_a_run_goes_on_after_the_endpoint_was_gone(
     assert "unloaded" in capsys.readouterr().err
 
 
+def test_a_gate_that_only_warns_lets_no_failing_endpoint_through(
+    evaluate: Run, two_models: Any, tmp_path: Path
+) -> None:
+    works = two_models.reply
+    junit = tmp_path / "report.xml"
+    two_models.wrong = 2
+    assert evaluate("--on-inconclusive", "warn") == 0
+    two_models.reply = lambda body: (500, "out of order") if body["model"] == "new" else works(body)
+    assert evaluate("--on-inconclusive", "warn", "--junit", str(junit)) == 3
+    assert 'errors="1"' in junit.read_text()
+
+
+def test_flags_that_do_not_go_together_are_refused_before_there_is_a_run(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("--sequential", "--anchor", f"{two_models.url}#old") == 2
+    said = capsys.readouterr().err
+    assert "--anchor: not with --sequential" in said
+    assert "go on with" not in said
+
+
 def test_an_interrupted_run_says_how_to_go_on(
     evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-inconclusive",
         choices=("fail", "warn"),
         default="fail",
-        help="exit with 3 (fail, the default) or 0 (warn) when the samples do not decide",
+        help="exit with 3 (fail, the default) or 0 (warn) when the samples do not "
+        "decide; where too many requests failed, always with 3",
     )
     add_store_argument(parser)
     add_report_arguments(parser, with_media=False)
@@ -78,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     require_packages("scipy")
     from vlmserve.config.suite import load_suite
     from vlmserve.evals.compare_runs import Terms, compare_runs
-    from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.files import write_reports
+    from vlmserve.evals.report.letting_through import exit_status
     from vlmserve.evals.report.terminal import print_report
 
     terms = Terms(
@@ -100,9 +101,7 @@ def run(args: argparse.Namespace) -> int:
     print_report(report, console)
     for path in files.values():
         console.print(f"report: {path}", soft_wrap=True, markup=False)
-    if report.verdict == "inconclusive" and not inconclusive_fails:
-        return 0
-    return EXIT_STATUS[report.verdict]
+    return exit_status(report, inconclusive_fails=inconclusive_fails)
 
 
 def parse_margins(texts: Sequence[str]) -> dict[str | None, float]:

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-inconclusive",
         choices=("fail", "warn"),
         default="fail",
-        help="exit with 3 (fail, the default) or 0 (warn) when the samples do not decide",
+        help="exit with 3 (fail, the default) or 0 (warn) when the samples do not "
+        "decide; where too many requests failed, always with 3",
     )
     add_store_argument(parser)
     parser.add_argument(
@@ -181,11 +182,13 @@ def run(args: argparse.Namespace) -> int:
             n_repetitions=args.repeat,
             seed=args.seed or 0,
         )
+        # Before the run has a name: nothing of it is kept yet that could be gone on with.
+        session.check(found.sides["baseline"], found.sides["candidate"], found.sides.get("anchor"))
         if args.plan:
             return _plan(session, found, references)
         report = _evaluate(session, found)
-    from vlmserve.evals.gate import EXIT_STATUS
     from vlmserve.evals.report.files import write_reports
+    from vlmserve.evals.report.letting_through import exit_status
     from vlmserve.evals.report.terminal import print_report
     from vlmserve.evals.report.thumbnails import collect_media
 
@@ -197,9 +200,7 @@ def run(args: argparse.Namespace) -> int:
     for path in files.values():
         console.print(f"report: {path}", soft_wrap=True, markup=False)
     console.print(f"run {report.run_id} is kept in {store_path}", soft_wrap=True, markup=False)
-    if report.verdict == "inconclusive" and not inconclusive_fails:
-        return 0
-    return EXIT_STATUS[report.verdict]
+    return exit_status(report, inconclusive_fails=inconclusive_fails)
 
 
 def _check_writable(name: str, path: Path) -> None:
@@ -223,7 +224,6 @@ def _plan(session: "Session", found: "SideSet", references: "References") -> int
     from vlmserve.evals.session import difference_notes
 
     sides = found.sides
-    session.check(sides["baseline"], sides["candidate"], sides.get("anchor"))
     with Stages() as stages:
         stages.begin("counting tokens")
         forecast = create_forecast(session, sides, references.count_tokens())

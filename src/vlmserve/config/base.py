@@ -77,7 +77,7 @@ def load_config(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(fault, root, path, given) for fault in error.errors()]
+        faults = [_fault(fault, root, path, given) for fault in _deepest(error)]
         raise ConfigError("\n".join(faults)) from error
 
 
@@ -129,12 +129,25 @@ def _assign(raw: dict[Any, Any], dotted: str, value: Any) -> None:
     here[last] = value
 
 
+def _deepest(error: ValidationError) -> list[Any]:
+    """Leave out what only follows: a list is empty because what stands in it is at fault."""
+    faults = error.errors()
+    places = [fault["loc"] for fault in faults]
+    return [
+        fault
+        for fault, place in zip(faults, places, strict=True)
+        if not any(other[: len(place)] == place and other != place for other in places)
+    ]
+
+
 def _fault(fault: Any, root: yaml.Node | None, path: Path | None, given: Mapping[str, str]) -> str:
     loc = [str(part) for part in fault["loc"] if not str(part).startswith(UNION_MARK)]
     field = ".".join(loc) or "(top level)"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         message = "unknown key"
+    elif fault["type"] in ("model_type", "model_attributes_type"):
+        message = "a mapping of keys to values is expected"
     for key, source in given.items():
         if field == key or field.startswith(f"{key}.") or key.startswith(f"{field}."):
             return f"{source}: {field}: {message}"

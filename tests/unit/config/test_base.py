@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from vlmserve.config.base import StrictModel, load_config
 from vlmserve.errors import ConfigError
@@ -77,6 +78,24 @@ def test_every_fault_is_told(file: Path) -> None:
         load_config(file, Outer)
 
     assert caught.value.message.count("serve.yaml:") == 2
+
+
+class Listed(StrictModel):
+    servers: tuple[Inner, ...] = Field(min_length=1)
+
+
+def test_what_only_follows_from_a_fault_is_not_told(file: Path) -> None:
+    file.write_text("servers:\n  - {prot: 1}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, Listed)
+    assert caught.value.message == f"{file}:2: servers.0.prot: unknown key"
+
+
+def test_a_word_where_a_section_is_due_is_told_without_names_of_classes(file: Path) -> None:
+    file.write_text("server: yes please\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, Outer)
+    assert caught.value.message == f"{file}:1: server: a mapping of keys to values is expected"
 
 
 def test_fault_of_a_setting_names_the_setting(file: Path) -> None:

@@ -78,7 +78,12 @@ def report(*tasks: TaskReport, verdict: Any = "pass") -> EvalReport:
         n_requests_sent=400,
         n_reused=7,
         suite=SuiteReport(
-            name="demo", digest="d", sequential=False, limit=None, gate={"alpha": 0.05}, sampling={}
+            name="demo",
+            digest="d",
+            sequential=False,
+            limit=None,
+            gate={"alpha": 0.05, "max_failed_fraction": 0.02},
+            sampling={},
         ),
         baseline=SideReport(name="old", fingerprint="sha256:1", **side),
         candidate=SideReport(name="new", fingerprint="sha256:2", **side),
@@ -343,3 +348,20 @@ def test_junit_of_a_gate_that_only_warns() -> None:
     suite = ET.fromstring(text)[0]
 
     assert (suite.get("errors"), suite.get("skipped")) == ("0", "1")
+
+
+def test_junit_of_a_gate_that_only_warns_still_shows_requests_that_failed() -> None:
+    failed = task("shape", verdict="inconclusive", reason="failed", n_failed_candidate=200)
+    text = render_junit(report(failed, verdict="inconclusive"), inconclusive_fails=False)
+    suite = ET.fromstring(text)[0]
+
+    assert (suite.get("errors"), suite.get("skipped")) == ("1", "0")
+    assert suite.find("testcase/error") is not None
+
+
+def test_markdown_names_endpoints_in_full() -> None:
+    url = "http://host.example.org:8000/v1"
+    found = report(task("color"))
+    side = found.candidate.model_copy(update={"fingerprint": url})
+    last = render_markdown(found.model_copy(update={"candidate": side})).splitlines()[-1]
+    assert f"candidate {url}" in last.replace("\\", "")

@@ -16,6 +16,7 @@ from vlmserve.evals.report.amounts import (
     score_in_words,
 )
 from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.report.letting_through import is_let_through
 from vlmserve.evals.report.task_report import TaskReport
 
 # What XML 1.0 has no way to hold; models answer with anything.
@@ -30,18 +31,21 @@ def render_junit(report: EvalReport, *, inconclusive_fails: bool = True) -> str:
 
     Args:
         report: What was found.
-        inconclusive_fails: Whether tasks that could not be decided are errors; skipped otherwise.
+        inconclusive_fails: Whether tasks that could not be decided are errors; skipped otherwise,
+            unless too many of their requests failed.
     """
     verdicts = [task.verdict for task in report.tasks]
-    n_inconclusive = verdicts.count("inconclusive")
+    n_errors = sum(
+        _is_error(report, task, inconclusive_fails=inconclusive_fails) for task in report.tasks
+    )
     seconds = (report.finished_at - report.started_at).total_seconds()
     suite = ET.Element(
         "testsuite",
         name=_clean(report.suite.name),
         tests=str(len(verdicts)),
         failures=str(sum(verdict in _FAILURES for verdict in verdicts)),
-        errors=str(n_inconclusive if inconclusive_fails else 0),
-        skipped=str(verdicts.count("not gated") + (0 if inconclusive_fails else n_inconclusive)),
+        errors=str(n_errors),
+        skipped=str(verdicts.count("not gated") + verdicts.count("inconclusive") - n_errors),
         time=f"{seconds:.3f}",
         timestamp=report.started_at.isoformat(timespec="seconds"),
     )
@@ -72,13 +76,19 @@ def _add_case(
         ET.SubElement(
             case, "failure", message=_clean(task.reason), type=task.verdict
         ).text = _details(task)
-    elif task.verdict == "inconclusive" and inconclusive_fails:
+    elif _is_error(report, task, inconclusive_fails=inconclusive_fails):
         ET.SubElement(
             case, "error", message=_clean(task.reason), type="inconclusive"
         ).text = _details(task)
     elif task.verdict not in ("pass", "improved"):
         ET.SubElement(case, "skipped", message=_clean(task.reason))
     ET.SubElement(case, "system-out").text = _details(task)
+
+
+def _is_error(report: EvalReport, task: TaskReport, *, inconclusive_fails: bool) -> bool:
+    return task.verdict == "inconclusive" and (
+        inconclusive_fails or not is_let_through(report, task)
+    )
 
 
 def _details(task: TaskReport) -> str:

@@ -62,8 +62,8 @@ def _lines(report: EvalReport) -> Iterator[str]:
     yield (
         f"<sub>run {_text(report.run_id)}, {report.n_requests_sent} requests sent, "
         f"{report.n_reused} answers reused; suite {report.suite.digest[:19]}; baseline "
-        f"{_text(report.baseline.fingerprint[:19])}, candidate "
-        f"{_text(report.candidate.fingerprint[:19])}</sub>"
+        f"{_text(_short(report.baseline.fingerprint))}, candidate "
+        f"{_text(_short(report.candidate.fingerprint))}</sub>"
     )
 
 
@@ -133,6 +133,11 @@ def _samples(task: TaskReport) -> Iterator[str]:
 def _flip(flip: FlipReport) -> str:
     texts = (flip.question, flip.target, flip.baseline.answer, flip.candidate.answer)
     return f"| {flip.sample_id[:8]} | {' | '.join(_text(_cut(text)) for text in texts)} |"
+
+
+def _short(fingerprint: str) -> str:
+    """Twelve digits tell digests apart; an endpoint's address says nothing when cut."""
+    return fingerprint[:19] if fingerprint.startswith("sha256:") else fingerprint
 
 
 def _cut(text: str) -> str:
