@@ -8,6 +8,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from httptools import HttpParserError
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -37,7 +38,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience: asyncio.TimerHandle | None = None
-        self._n_header_bytes = 0
+        self._n_header_bytes = self._n_parsed_bytes = 0
         self._in_headers = True
         self._is_silent = True
 
@@ -72,16 +73,20 @@ class _GuardedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._n_header_bytes += len(data)
             if self._n_header_bytes > _MAX_HEADER_BYTES:
-                self._end(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"the request's headers are larger than {_MAX_HEADER_BYTES} bytes",
-                    "headers_too_large",
-                )
+                self._refuse_headers()
 
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect_headers()
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Those that come whole, in one piece, are told here alone.
+        self._n_parsed_bytes += len(name) + len(value)
+        if self._n_parsed_bytes > _MAX_HEADER_BYTES:
+            raise HttpParserError  # uvicorn sends the answer to it
+        super().on_header(name, value)
 
     @override
     def on_headers_complete(self) -> None:
@@ -91,13 +96,23 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     @override
     def send_400_response(self, msg: str) -> None:
-        self._end(HTTPStatus.BAD_REQUEST, "this is no HTTP request", "invalid_http")
+        if self._n_parsed_bytes > _MAX_HEADER_BYTES:
+            self._refuse_headers()
+        else:
+            self._end(HTTPStatus.BAD_REQUEST, "this is no HTTP request", "invalid_http")
 
     def _expect_headers(self) -> None:
         self._in_headers = True
-        self._n_header_bytes = 0
+        self._n_header_bytes = self._n_parsed_bytes = 0
         if self._patience is None:
             self._patience = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+
+    def _refuse_headers(self) -> None:
+        self._end(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"the request's headers are larger than {_MAX_HEADER_BYTES} bytes",
+            "headers_too_large",
+        )
 
     def _be_patient(self) -> None:
         if self._patience is not None:

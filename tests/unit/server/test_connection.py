@@ -107,10 +107,22 @@ def test_connection_that_says_nothing_is_closed_without_a_word(port: int) -> Non
 
 
 def test_large_headers_are_refused(port: int) -> None:
-    status, error = exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 70_000)
+    for end in (b"", b"\r\n\r\n"):  # still to come, or all in one piece
+        status, error = exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 70_000 + end)
 
-    assert status == 431
-    assert error["code"] == "headers_too_large"
+        assert status == 431
+        assert error["code"] == "headers_too_large"
+
+
+def test_headers_of_one_connection_are_not_counted_together(port: int) -> None:
+    head = b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 40_000
+    with connect(port) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        while not connection.recv(65536).endswith(b"hello"):
+            pass
+        connection.sendall(head + b"\r\nconnection: close\r\n\r\n")
+
+        assert read_to_end(connection) == (200, "hello")
 
 
 @pytest.mark.parametrize(
