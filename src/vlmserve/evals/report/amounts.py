@@ -16,7 +16,7 @@ def difference_in_words(task: TaskReport | SliceReport) -> str:
         return "-"
     if task.in_points:
         middle, low, high = (100 * x for x in (task.difference, task.lower, task.upper))
-        return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+        return f"{middle:+z.1f} [{low:+z.1f}, {high:+z.1f}]"
     return f"{task.difference:+.3g} [{task.lower:+.3g}, {task.upper:+.3g}]"
 
 

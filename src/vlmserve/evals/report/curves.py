@@ -143,7 +143,9 @@ def _reference(curve: Curve, x: _Scale, y: _Scale) -> Iterator[Markup]:
     yield Markup('<line class="reference" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
         x.start, x.end, place, place
     )
-    yield _text("axis end", x.end, place - 5, "baseline")
+    # On the side of the line where the curve does not end.
+    above = curve.points[-1].value <= curve.reference
+    yield _text("axis end", x.end, place - 5 if above else place + 14, "baseline")
 
 
 def _line(points: Sequence[CurvePoint], x: _Scale, y: _Scale) -> Iterator[Markup]:
