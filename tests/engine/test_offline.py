@@ -29,7 +29,8 @@ from vlmserve.engine.base import (
     TargetLogprobs,
 )
 from vlmserve.engine.offline import OfflineEngine, open_offline_engine
-from vlmserve.engine.transformers import TransformersEngine, open_transformers_engine
+from vlmserve.engine.transformers import TransformersEngine
+from vlmserve.engine.transformers_loading import open_transformers_engine
 from vlmserve.errors import CheckpointError, ConfigError, EngineError
 from vlmserve.evals.choosing import Question, choose
 

@@ -12,7 +12,7 @@ from vlmserve.config.serve import ServeConfig
 from vlmserve.engine.base import GenerationFailure
 from vlmserve.engine.endpoint import Endpoint
 from vlmserve.engine.remote import RemoteEngine
-from vlmserve.engine.transformers import open_transformers_engine
+from vlmserve.engine.transformers_loading import open_transformers_engine
 
 
 def test_likelihoods_over_http_are_those_of_transformers(

@@ -122,7 +122,7 @@ def _shared(
 
     def load() -> AbstractContextManager["Engine"]:
         if served[leader].engine == "transformers":
-            from vlmserve.engine.transformers import open_transformers_engine
+            from vlmserve.engine.transformers_loading import open_transformers_engine
 
             return open_transformers_engine(checkpoint, config, train_env=train_env, beside=beside)
         from vlmserve.engine.offline import open_offline_engine
