@@ -37,7 +37,7 @@ def main() -> None:
     prepare_vllm()
     from vllm.multimodal.media import ImageMediaIO, VideoMediaIO
 
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
     from vlmserve.engine.media_decoding import MediaDecoder, create_pool
     from vlmserve.engine.plugin import register
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vlmserve.config.serve import ServerConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.server.auth import KeyGuard, take_keys
 from vlmserve.server.page import PATHS, add_page
 

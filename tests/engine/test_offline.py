@@ -18,7 +18,8 @@ from tests.engine.media_host import MediaHost
 from vlmserve.chat import Completion, ImagePart, Message, Part, SamplingParams, TextPart, VideoPart
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.config.base import load_config
-from vlmserve.config.serve import MediaConfig, ServeConfig
+from vlmserve.config.media import MediaConfig
+from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import media_connector
 from vlmserve.engine.base import (
     Engine,

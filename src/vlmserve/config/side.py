@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError, field_validator
 
 from vlmserve.config.base import StrictModel, load_config
-from vlmserve.config.serve import EngineConfig, ServeConfig
+from vlmserve.config.engine import EngineConfig
+from vlmserve.config.serve import ServeConfig
 from vlmserve.errors import ConfigError
 
 # What can be said to differ, beside the engine's settings.

@@ -18,7 +18,7 @@ from pydantic import (
 
 from vlmserve.config.base import UNION_MARK, StrictModel, load_config
 from vlmserve.config.judge import JudgeConfig
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.errors import ConfigError
 
 # lm-eval's metrics that are fractions of samples, whatever the task.

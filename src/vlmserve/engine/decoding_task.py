@@ -20,7 +20,7 @@ from vlmserve.media.normalise import VLLM, Normalisation, load_rgb
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
     from vlmserve.media.limits import Totals
 
 _STRIP_BYTES = 128 * 1024

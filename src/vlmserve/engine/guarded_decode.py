@@ -26,7 +26,7 @@ from vlmserve.media.sniff import sniff_content_type
 from vlmserve.media.videos import VideoHeader
 
 if TYPE_CHECKING:
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
     from vlmserve.media.kind import MediaKind
 
 _FRAME_LIST = "video/jpeg"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmserve import metrics
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.engine.decoders import DecoderError, DecoderPool
 from vlmserve.engine.environment import PLUGIN_NAME
 from vlmserve.engine.guarded_decode import kind_of

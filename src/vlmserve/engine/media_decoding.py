@@ -22,7 +22,7 @@ from vlmserve.media.memory import DecodedMemory, MemoryAccount
 from vlmserve.media.normalise import VLLM, Normalisation
 
 if TYPE_CHECKING:
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
 
 # Pillow keeps RGB in four bytes; frames are arrays of three.
 # What a decoder may begin with before it asks: asking costs a small image as much as decoding it.

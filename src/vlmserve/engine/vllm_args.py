@@ -15,7 +15,8 @@ from vlmserve.errors import ConfigError
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from vlmserve.config.serve import EngineConfig, ServeConfig
+    from vlmserve.config.engine import EngineConfig
+    from vlmserve.config.serve import ServeConfig
     from vlmserve.engine.plan import ServingPlan
 
 # Flags that would undo a guarantee of ours, with what to use in their place.

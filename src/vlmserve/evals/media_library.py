@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.datasets.images import identify
 from vlmserve.datasets.sample import BadSample
 from vlmserve.datasets.sample import Medium as DataMedium

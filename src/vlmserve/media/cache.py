@@ -13,7 +13,7 @@ from vlmserve.errors import ConfigError, MediaError
 from vlmserve.media.fetch import MediaFetcher
 
 if TYPE_CHECKING:
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
     from vlmserve.media.kind import MediaKind
 
 _SHA256_HEX_DIGITS = 64

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
     from yarl import URL
 
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
     from vlmserve.media.addresses import Network
 
 _LOG = logging.getLogger(__name__)

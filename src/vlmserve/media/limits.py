@@ -15,7 +15,7 @@ from vlmserve.media.video_stream import VideoStream
 from vlmserve.media.videos import VideoHeader
 
 if TYPE_CHECKING:
-    from vlmserve.config.serve import MediaConfig
+    from vlmserve.config.media import MediaConfig
 
 # Pillow's readers of the formats that are let through.
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

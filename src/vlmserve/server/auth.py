@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmserve.config.serve import ServerConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.errors import AuthenticationError, ConfigError, ModelNotFoundError
 from vlmserve.server.context import context_of, header
 from vlmserve.server.refusal import refuse

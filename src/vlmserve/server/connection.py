@@ -18,7 +18,7 @@ from vlmserve.server.translation import openai_error
 if TYPE_CHECKING:
     import asyncio
 
-    from vlmserve.config.serve import ServerConfig
+    from vlmserve.config.server import ServerConfig
 
 _MAX_HEADER_BYTES = 64 * 1024
 

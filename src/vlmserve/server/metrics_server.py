@@ -9,7 +9,7 @@ from vlmserve.server.security_headers import SecurityHeaders
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from vlmserve.config.serve import ServerConfig
+    from vlmserve.config.server import ServerConfig
 
 
 async def serve_metrics(sock: socket.socket, keys: Keys, config: "ServerConfig") -> None:

@@ -21,7 +21,7 @@ from vlmserve.server.refusal import refuse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from vlmserve.config.serve import ServerConfig
+    from vlmserve.config.server import ServerConfig
 
 _LINGER_S = 10.0
 _LINGER_BYTES = 64 * 2**20

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from vlmserve.config.serve import ServerConfig
+    from vlmserve.config.server import ServerConfig
 
 _LOG = logging.getLogger(__name__)
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vlmserve.config.serve import EngineConfig, ServeConfig, ServerConfig
+from vlmserve.config.engine import EngineConfig
+from vlmserve.config.serve import ServeConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.config.side import load_side_config
 from vlmserve.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.engine.decoding_task import (
     DecodingTask,
     carry_out,

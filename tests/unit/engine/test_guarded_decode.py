@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.engine.guarded_decode import decode, decode_data_url
 from vlmserve.errors import MediaError
 from vlmserve.media.limits import RequestTotals

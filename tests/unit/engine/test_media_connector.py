@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.engine.media_connector import configure, current_request, media_request
 from vlmserve.errors import ConfigError
 

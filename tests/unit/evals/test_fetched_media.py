@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from vlmserve.chat import FramesPart, ImagePart
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.config.suite import SuiteConfig
 from vlmserve.engine.openai_messages import openai_messages
 from vlmserve.errors import ConfigError, MediaError

@@ -10,7 +10,8 @@ import pytest
 
 from vlmserve.checkpoint.source import load_checkpoint
 from vlmserve.cli.main import main
-from vlmserve.config.serve import EngineConfig, ServeConfig
+from vlmserve.config.engine import EngineConfig
+from vlmserve.config.serve import ServeConfig
 from vlmserve.config.suite import SuiteConfig, load_suite
 from vlmserve.datasets.read import load_dataset
 from vlmserve.doctor.examination import Examination

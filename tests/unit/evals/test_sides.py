@@ -11,7 +11,9 @@ from vlmserve.checkpoint.provenance import parse_train_env
 from vlmserve.checkpoint.source import Checkpoint, load_checkpoint
 from vlmserve.cli.main import main
 from vlmserve.cli.sides import Served, checkpoint_sides
-from vlmserve.config.serve import EngineConfig, ServeConfig, ServerConfig
+from vlmserve.config.engine import EngineConfig
+from vlmserve.config.serve import ServeConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.evals.answering import Side
 

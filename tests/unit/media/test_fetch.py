@@ -19,7 +19,7 @@ pytest.importorskip("aiohttp")
 from aiohttp.abc import AbstractResolver, ResolveResult
 from typing_extensions import override
 
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.errors import MediaError
 from vlmserve.media.fetch import CreateResolver, MediaFetcher
 

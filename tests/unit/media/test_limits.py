@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.errors import MediaError
 from vlmserve.media.limits import (
     RequestTotals,

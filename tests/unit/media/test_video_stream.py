@@ -12,7 +12,7 @@ _DAMAGED_AVI = """
 import tempfile
 from pathlib import Path
 import cv2, numpy as np
-from vlmserve.config.serve import MediaConfig
+from vlmserve.config.media import MediaConfig
 from vlmserve.errors import MediaError
 from vlmserve.media import limits
 

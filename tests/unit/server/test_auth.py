@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.server.asgi import ask, hello
-from vlmserve.config.serve import ServerConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.errors import ConfigError
 from vlmserve.server.auth import KeyGuard, KeyRing, Keys, take_keys
 from vlmserve.server.context import context_of

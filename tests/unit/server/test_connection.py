@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vlmserve.config.serve import ServerConfig
+from vlmserve.config.server import ServerConfig
 
 
 @pytest.fixture

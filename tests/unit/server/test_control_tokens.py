@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken
 
 from tests.unit.server.asgi import ask, echo
-from vlmserve.config.serve import ServerConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.server.control_tokens import ControlTokenGuard, Policy, special_tokens
 from vlmserve.server.request_reader import RequestReader
 

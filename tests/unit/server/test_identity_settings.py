@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmserve.checkpoint.source import load_checkpoint
-from vlmserve.config.serve import EngineConfig, ServeConfig, ServerConfig
+from vlmserve.config.engine import EngineConfig
+from vlmserve.config.serve import ServeConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.engine.plan import plan_serving
 from vlmserve.engine.settings import serving_settings
 from vlmserve.server.identity import Identity, served_models, served_settings

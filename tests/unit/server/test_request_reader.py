@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.unit.server.asgi import Client, ask, echo, hello
-from vlmserve.config.serve import ServeConfig, ServerConfig
+from vlmserve.config.serve import ServeConfig
+from vlmserve.config.server import ServerConfig
 from vlmserve.server.json_depth import nests_deeper
 from vlmserve.server.request_reader import RequestReader
 
