@@ -131,6 +131,28 @@ def test_flags_that_do_not_go_together_are_refused_before_there_is_a_run(
     assert "go on with" not in said
 
 
+def test_a_run_that_takes_the_place_of_another_says_so(
+    evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_models.wrong = 12
+    evaluate("--run-id", "one")
+    evaluate("--run-id", "one")
+    assert "takes its place" not in capsys.readouterr().err
+    evaluate("--run-id", "one", "--limit", "3")
+    assert "there is a run one of other samples (regression, " in capsys.readouterr().err
+
+
+def test_an_imported_run_is_never_replaced(
+    evaluate: Run, two_models: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "m_MMBench_result.tsv"
+    table.write_text("index\tquestion\tprediction\tanswer\thit\n1\tWhich?\tA\tA\t1\n")
+    assert main(["import", str(table), "--format", "vlmevalkit", "--name", "theirs"]) == 0
+    assert evaluate("--run-id", "theirs") == 2
+    assert "--run-id theirs: an imported run has this name" in capsys.readouterr().err
+    assert not two_models.bodies
+
+
 def test_an_interrupted_run_says_how_to_go_on(
     evaluate: Run, two_models: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -212,7 +212,9 @@ def test_what_cannot_be_read_is_a_failure_and_no_tie(
     assert (task["n_pairs"], task["n_failed_baseline"], task["n_failed_candidate"]) == (24, 6, 6)
     assert (task["candidate"], task["verdict"]) == (1.0, "inconclusive")
     messages = {failure["message"] for failure in task["failures"]}
-    assert any("the judge said no [[A]], [[B]] or [[C]]; it ends with" in one for one in messages)
+    assert any(
+        "the judge did not say [[A]], [[B]] or [[C]]; it ends with" in one for one in messages
+    )
     assert any("too long for me" in one for one in messages)
     # Three pairs with an 8, asked in both orders: each was refused.
     assert report()["judges"][0]["n_failed"] == 6

@@ -186,6 +186,7 @@ def run(args: argparse.Namespace) -> int:
         session.check(found.sides["baseline"], found.sides["candidate"], found.sides.get("anchor"))
         if args.plan:
             return _plan(session, found, references)
+        _look_for_namesake(session)
         report = _evaluate(session, found)
     from vlmserve.evals.report.files import write_reports
     from vlmserve.evals.report.letting_through import exit_status
@@ -233,6 +234,33 @@ def _plan(session: "Session", found: "SideSet", references: "References") -> int
             console.print(note, soft_wrap=True, markup=False)
     print_forecast(forecast, console, sequential=session.sequential)
     return 0
+
+
+def _look_for_namesake(session: "Session") -> None:
+    """Say what this run takes the place of, where that was asked otherwise."""
+    from pydantic import ValidationError
+
+    from vlmserve.evals.report.eval_report import EvalReport
+    from vlmserve.evals.session import digest_suite
+
+    run_id, store = session.run_id, session.store
+    text = store.find_report(run_id)
+    if text is None:
+        if store.list_sides(run_id):
+            raise ConfigError(f"--run-id {run_id}: an imported run has this name")
+        return
+    try:
+        kept = EvalReport.model_validate_json(text)
+    except ValidationError:  # of a version that kept other reports: nothing can be said of it
+        return
+    if kept.suite.digest != digest_suite(session.tasks):
+        create_console(stderr=True).print(
+            f"there is a run {run_id} of other samples ({kept.verdict}, {kept.finished_at:%F %R}): "
+            "this one takes its place when it ends",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _evaluate(session: "Session", found: "SideSet") -> "EvalReport":

@@ -44,7 +44,7 @@ def test_the_last_verdict_counts(text: str, winner: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "A", "[A]", "[[D]]", "[[a]]", "A is better"])
 def test_words_without_a_verdict_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="the judge said no"):
+    with pytest.raises(ValueError, match="the judge did not say"):
         read_winner(opinion(text))
 
 
@@ -137,7 +137,7 @@ def test_each_kind_of_pair_has_its_score(store: AnswerStore) -> None:
 
     unread = Failed(
         error_type="JudgeError",
-        message="the judge said no [[A]], [[B]] or [[C]]; it ends with: 'well'",
+        message="the judge did not say [[A]], [[B]] or [[C]]; it ends with: 'well'",
     )
     assert [record.outcome for record in new] == [
         Scored(answer="good", score=1.0),

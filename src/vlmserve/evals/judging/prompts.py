@@ -114,9 +114,9 @@ def read_grade(opinion: Completion) -> float:
 
 def _unread(opinion: Completion, expected: str) -> str:
     if opinion.finish_reason == "length":
-        return f"the judge came to no end within judge.max_tokens, and said no {expected}"
+        return f"the judge came to no end within judge.max_tokens, and did not say {expected}"
     end = " ".join(opinion.text.split())[-80:]
-    return f"the judge said no {expected}; it ends with: {end!r}"
+    return f"the judge did not say {expected}; it ends with: {end!r}"
 
 
 def _conversation(sample: Sample, *, media: bool) -> Iterator[str | Medium]:
