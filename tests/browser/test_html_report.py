@@ -1,5 +1,6 @@
 """The HTML report in a real browser: what is seen, and what keys and filters do."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.browser.reports import (
     report,
     task,
 )
+from vlmserve.evals.report.task_report import MeasureReport, NllReport
 from vlmserve.evals.samples import Medium
 
 pytestmark = pytest.mark.browser
@@ -455,3 +457,36 @@ def test_a_narrow_window_does_not_scroll_sideways(open_report: OpenReport, small
     page.set_viewport_size({"width": 360, "height": 700})
 
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_names_of_tasks_that_moved_alike_do_not_cover_each_other(open_report: OpenReport) -> None:
+    measure = MeasureReport(
+        baseline=0.5,
+        candidate=0.6,
+        difference=0.1,
+        lower=0.05,
+        upper=0.15,
+        detectable=0.1,
+        p_value=0.01,
+    )
+    nll = NllReport(
+        n_samples=100,
+        n_pairs=100,
+        n_clusters=100,
+        n_failed_baseline=0,
+        n_failed_candidate=0,
+        per_token=measure,
+        per_byte=None,
+        margin=None,
+        verdict="not gated",
+        reason="not gated",
+        is_early_warning=False,
+    )
+    tasks = [task(f"receipts {number}").model_copy(update={"nll": nll}) for number in range(6)]
+    labels = open_report(report(*tasks)).page.locator("svg.nll .label")
+    boxes = [box for label in labels.all() if (box := label.bounding_box()) is not None]
+
+    assert len(boxes) == 6
+    lines = sorted(box["y"] for box in boxes)
+    # A line of 12 px letters; boxes of text are somewhat higher than what is drawn in them.
+    assert all(below - above >= 12 for above, below in pairwise(lines))

@@ -19,6 +19,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 30, 24, 56
 _PADDING = 0.06
 _MAX_TICKS = 7
 _MAX_LABEL = 24
+_LETTER_WIDTH, _LINE_HEIGHT = 7.0, 14.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,11 @@ def render_nll_plot(tasks: Sequence[TaskReport], confidence: str) -> Markup | No
         ),
         Markup('<desc id="nll-plot-desc">{}</desc>').format(words),
         *_frame(across, up),
-        *(part for point in points for part in _draw(point, across, up)),
+        *(
+            part
+            for point, place in zip(points, _places(points, across, up), strict=True)
+            for part in _draw(point, across, up, place)
+        ),
     ]
     return Markup("").join([*parts, Markup("</svg>")])
 
@@ -126,11 +131,38 @@ def _frame(across: _Scale, up: _Scale) -> Iterator[Markup]:
     yield _text("axis start", 8, 14, "↑ expected answers less likely, nats a token")
 
 
-def _draw(point: _Point, across: _Scale, up: _Scale) -> Iterator[Markup]:
+def _label(point: _Point) -> str:
+    name = visible(point.task.task)
+    return name if len(name) <= _MAX_LABEL else f"{name[: _MAX_LABEL - 1]}…"
+
+
+def _places(points: Sequence[_Point], across: _Scale, up: _Scale) -> Iterator[tuple[float, float]]:
+    """Where each label begins: right of its mark, on the nearest line that no other label has."""
+    taken: list[tuple[float, float, float]] = []
+    for point in points:
+        x, mark = across.at(point.x[1]) + 9, up.at(point.y[1])
+        end = x + _LETTER_WIDTH * len(_label(point))
+        lines = [y for y, start, last in taken if start < end and x < last]
+        tries = (mark - 7 + _LINE_HEIGHT * step for step in _alternating(2 * len(points)))
+        y = next(y for y in tries if all(abs(y - line) >= _LINE_HEIGHT for line in lines))
+        taken.append((y, x, end))
+        yield x, y
+
+
+def _alternating(last: int) -> Iterator[int]:
+    """0, then one above and below, two above and below, and on."""
+    yield 0
+    for step in range(1, last + 1):
+        yield -step
+        yield step
+
+
+def _draw(
+    point: _Point, across: _Scale, up: _Scale, place: tuple[float, float]
+) -> Iterator[Markup]:
     task = point.task
     (x1, x, x2), (y1, y, y2) = map(across.at, point.x), map(up.at, point.y)
     name = visible(task.task)
-    label = name if len(name) <= _MAX_LABEL else f"{name[: _MAX_LABEL - 1]}…"
     warns = task.nll is not None and task.nll.is_early_warning
     tone = "inconclusive" if warns else task.verdict.replace(" ", "-")
     yield Markup('<g class="row v-{}"><title>{}: {}, NLL {}{}</title>').format(
@@ -145,7 +177,7 @@ def _draw(point: _Point, across: _Scale, up: _Scale) -> Iterator[Markup]:
         yield Markup('<path class="mark" d="M{} {}l7 12h-14z"/>').format(x, y - 7)
     else:
         yield Markup('<circle class="mark" cx="{}" cy="{}" r="4.5"/>').format(x, y)
-    yield _text("label", x + 9, y - 7, label)
+    yield _text("label", *place, _label(point))
     yield Markup("</g>")
 
 
