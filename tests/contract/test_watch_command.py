@@ -196,3 +196,12 @@ def test_wandb_writes_each_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (run,) = (tmp_path / "wandb").glob("offline-run-*-watch-1")
 
     assert any(run.glob("*.wandb"))
+
+
+def test_a_flag_that_eval_does_not_know_is_told_before_there_is_a_checkpoint(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["watch", str(tmp_path), "--suite", str(suite), "--once", "--", "--limitt", "3"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "unrecognized arguments: --limitt 3" in capsys.readouterr().err

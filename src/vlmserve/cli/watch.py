@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.folder}: no such directory")
     suite = load_suite(args.suite)
     store_path = args.store or default_store_path()
+    _check_flags(args.passed_on)
     name = args.name or _name(args, suite.model_dump(mode="json"))
     trackers = [create_tracker(kind, name) for kind in dict.fromkeys(args.log_to)]
     screen = _Screen(args.folder, args.html, trackers, create_report_console())
@@ -133,6 +134,15 @@ def run(args: argparse.Namespace) -> int:
             tracker.close()
     screen.summarise(points)
     return max((_known(point.status) for point in points), default=0)
+
+
+def _check_flags(flags: "Sequence[str]") -> None:
+    """Refuse what ``vlmserve eval`` does not know now, and not when a checkpoint has come."""
+    from vlmserve.cli import evaluate
+
+    parser = argparse.ArgumentParser(prog="vlmserve watch ... --", allow_abbrev=False)
+    evaluate.add_arguments(parser)
+    parser.parse_args(["--ckpt", "DIR", "--suite", "FILE", *flags])
 
 
 def _known(status: int) -> int:
