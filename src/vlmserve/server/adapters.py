@@ -8,7 +8,6 @@ cache by the adapter's name, so that a name never stands for two contents.
 import asyncio
 import logging
 import re
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,8 @@ from vlmserve import metrics
 from vlmserve.doctor.finding import SEVERITIES
 from vlmserve.doctor.report import DoctorReport
 from vlmserve.errors import (
-    CheckpointError,
     ConfigError,
     ConflictError,
-    EngineError,
     ModelNotFoundError,
     RequestError,
     VlmserveError,
@@ -28,12 +25,11 @@ from vlmserve.errors import (
 from vlmserve.server.adapter_check import (
     find_directory,
     inspect_adapter,
-    refused,
     require_fit,
 )
+from vlmserve.server.adapter_start import start_adapter
 from vlmserve.server.adapter_state import AdapterState, load_state, save_state
 from vlmserve.server.identity import PENDING, Identity, ServedModel
-from vlmserve.server.readiness import probe_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +41,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-HIDDEN = "#"
-"""In no name; marks an adapter that is asked its first question."""
 
 
 @dataclass(slots=True)
@@ -282,7 +276,7 @@ class AdapterRollout:
                 "cached answers of theirs may be left: choose another name",
                 param="name",
             )
-        await self._start(model)
+        await start_adapter(self._app, self._client, model)
         self._known[model.name] = fingerprint
         self._identity.models[model.name] = model
         self._rolled_out[model.name] = str(directory.relative_to(self._root))
@@ -312,32 +306,6 @@ class AdapterRollout:
                 f"{n_loaded} adapters are loaded, which is all that server.max_adapters allows; "
                 "unload one first"
             )
-
-    async def _start(self, model: ServedModel) -> None:
-        """Load an adapter and ask it a first question under a name that nobody knows."""
-        from vllm.lora.request import LoRARequest
-
-        request = LoRARequest(
-            lora_name=model.name,
-            lora_int_id=self._models.lora_id_counter.inc(1),
-            lora_path=str(model.checkpoint.path),
-            base_model_name=model.parent,
-        )
-        try:
-            await self._client.add_lora(request)
-        except Exception as error:
-            # vLLM raises dozens of kinds here.
-            raise refused(f"vLLM cannot load it: {error}") from error
-        hidden = f"{model.name}{HIDDEN}{secrets.token_hex(16)}"
-        self._models.lora_requests[hidden] = request
-        try:
-            await probe_models(self._app, self._client.model_config, [hidden])
-        except (CheckpointError, EngineError) as error:
-            await self._client.remove_lora(request.lora_int_id)
-            raise refused(error.message.replace(hidden, model.name)) from error
-        finally:
-            del self._models.lora_requests[hidden]
-        self._models.lora_requests[model.name] = request
 
     def _point(self, alias: str, target: str) -> None:
         """Move an alias: one assignment, between two requests."""

@@ -7,7 +7,8 @@ from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import prompt_meter
 from vlmserve.engine.token_rules import PromptLimits, TokenRules
 from vlmserve.server import budget, log_privacy, page, usage_details, validation
-from vlmserve.server.adapters import HIDDEN, AdapterRollout
+from vlmserve.server.adapter_start import HIDDEN
+from vlmserve.server.adapters import AdapterRollout
 from vlmserve.server.admin_routes import add_admin_routes
 from vlmserve.server.admission import Admission
 from vlmserve.server.auth import KeyGuard, Keys
