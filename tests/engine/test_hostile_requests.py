@@ -328,7 +328,7 @@ def _raw(server: Server, data: bytes) -> bytes:
     received = b""
     with socket.create_connection((host, int(port)), timeout=60) as sock:
         # A server that has seen enough closes before all is sent.
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):

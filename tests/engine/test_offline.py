@@ -427,6 +427,27 @@ def test_left_over_requests_are_aborted(engine: OfflineEngine) -> None:
     assert texts(engine, [request("after", "base", TextPart(text="What is 3 plus 4?"))])
 
 
+def test_a_reasoning_format_is_applied_and_an_impossible_one_said(
+    engine: OfflineEngine, root: Path
+) -> None:
+    (name, parts), *_ = samples(root)
+    plain = request(name, "good-lora", *parts)
+    asked = plain.model_copy(
+        update={"reasoning_parser": "granite", "chat_template_kwargs": {"enable_thinking": True}}
+    )
+    # It does not think, and its answer stays what it is.
+    assert texts(engine, [asked]) == texts(engine, [plain])
+    impossible = plain.model_copy(update={"reasoning_parser": "deepseek_r1"})
+    with pytest.raises(ConfigError, match="reasoning_parser: deepseek_r1"):
+        list(engine.generate([impossible]))
+    # The engine is as it was.
+    assert texts(engine, [plain])
+
+
+# From here on tests open engines of their own, which end the shared one: vLLM keeps a process's
+# groups in globals.
+
+
 def test_closed_engine_says_so(zoo: Path, config: ServeConfig) -> None:
     opened = open_offline_engine(load_checkpoint(zoo / "base"), config)
     opened.close()
@@ -473,20 +494,3 @@ def test_settings_that_vllm_refuses_are_told(zoo: Path) -> None:
 
     with pytest.raises(EngineError, match="nonsense"):
         open_offline_engine(load_checkpoint(zoo / "base"), broken)
-
-
-def test_a_reasoning_format_is_applied_and_an_impossible_one_said(
-    engine: OfflineEngine, root: Path
-) -> None:
-    (name, parts), *_ = samples(root)
-    plain = request(name, "good-lora", *parts)
-    asked = plain.model_copy(
-        update={"reasoning_parser": "granite", "chat_template_kwargs": {"enable_thinking": True}}
-    )
-    # It does not think, and its answer stays what it is.
-    assert texts(engine, [asked]) == texts(engine, [plain])
-    impossible = plain.model_copy(update={"reasoning_parser": "deepseek_r1"})
-    with pytest.raises(ConfigError, match="reasoning_parser: deepseek_r1"):
-        list(engine.generate([impossible]))
-    # The engine is as it was.
-    assert texts(engine, [plain])
