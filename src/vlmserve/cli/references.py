@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from vlmserve.checkpoint.provenance import VisionLimits
     from vlmserve.checkpoint.source import Checkpoint
+    from vlmserve.config.asking import AskingConfig
     from vlmserve.config.serve import ServeConfig
-    from vlmserve.config.suite import AskingConfig, SuiteConfig
+    from vlmserve.config.suite import SuiteConfig
     from vlmserve.evals.answering import Side
     from vlmserve.evals.eval_task import EvalTask
     from vlmserve.evals.forecast import TokenCounter
@@ -203,7 +204,7 @@ class References:
         return SideSet(sides, self._differences(sides))
 
     def _asking(self, side: "SideName", tasks: "Sequence[EvalTask]") -> "AskingConfig":
-        from vlmserve.config.suite import AskingConfig
+        from vlmserve.config.asking import AskingConfig
         from vlmserve.evals.asking import sample_as
 
         role: Literal["baseline", "candidate"] = "baseline" if side == "baseline" else "candidate"

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.config.suite import AskingConfig
+from vlmserve.config.asking import AskingConfig
 from vlmserve.engine.base import Engine
 from vlmserve.errors import ConfigError
 from vlmserve.evals.claims import claim

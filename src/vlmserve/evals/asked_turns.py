@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vlmserve.config.suite import SamplingConfig
+from vlmserve.config.asking import SamplingConfig
 from vlmserve.datasets.sample import MediaKind
 from vlmserve.datasets.sample import Medium as DataMedium
 from vlmserve.datasets.sample import Sample as DataSample

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vlmserve.chat import Message, SamplingParams, TextPart
-from vlmserve.config.suite import AskingConfig
+from vlmserve.config.asking import AskingConfig
 from vlmserve.engine.base import GenerationRequest, ScoringRequest
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from vlmserve.config.base import StrictModel
-from vlmserve.config.suite import ScorerConfig
+from vlmserve.config.suite_entries import ScorerConfig
 from vlmserve.errors import ConfigError
 
 M = TypeVar("M", bound=StrictModel)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmserve.chat import Completion, SamplingParams
-from vlmserve.config.suite import SuiteTask
+from vlmserve.config.suite_entries import SuiteTask
 from vlmserve.errors import ConfigError, MediaError
 from vlmserve.evals.fields import telling_fields
 from vlmserve.evals.lm_eval_task import (

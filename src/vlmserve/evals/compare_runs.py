@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from vlmserve.config.suite import AnyTask, SuiteConfig
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import AnyTask
 from vlmserve.errors import ConfigError
 from vlmserve.evals.archive import RecordedSide, RecordedTask
 from vlmserve.evals.comparability import (

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.chat import Completion
-from vlmserve.config.suite import SuiteData
+from vlmserve.config.suite_entries import SuiteData
 from vlmserve.datasets.read import load_dataset
 from vlmserve.datasets.rows import read_rows
 from vlmserve.datasets.sample import BadSample, Dataset

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlmserve.chat import Completion
-from vlmserve.config.suite import SuiteConfig, SuiteData, SuiteRequests, SuiteTask
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import SuiteData, SuiteRequests, SuiteTask
 from vlmserve.errors import ConfigError
 from vlmserve.evals.asked_turns import Asking
 from vlmserve.evals.judging.create import OPTIONS, create_judged_task

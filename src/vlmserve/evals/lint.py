@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmserve.config.suite import AnyTask, SuiteConfig
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import AnyTask
 from vlmserve.datasets.sample import Dataset
 from vlmserve.doctor.data_overlap import find_overlap
 from vlmserve.doctor.examination import Examination, Progress, no_progress

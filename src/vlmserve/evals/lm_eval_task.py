@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmserve.chat import Completion, SamplingParams
-from vlmserve.config.suite import SamplingConfig, SuiteTask
+from vlmserve.config.asking import SamplingConfig
+from vlmserve.config.suite_entries import SuiteTask
 from vlmserve.errors import ConfigError, MediaError, VlmserveError
 from vlmserve.evals.fields import telling_fields
 from vlmserve.evals.records import Failed, Scored

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlmserve.chat import SamplingParams
-from vlmserve.config.suite import SamplingConfig, SuiteRequests
+from vlmserve.config.asking import SamplingConfig
+from vlmserve.config.suite_entries import SuiteRequests
 from vlmserve.datasets.fields import RowError, shorten
 from vlmserve.datasets.media import MediaReader
 from vlmserve.datasets.messages import read_openai

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlmserve.chat import Completion
-from vlmserve.config.suite import SuiteRequests
+from vlmserve.config.suite_entries import SuiteRequests
 from vlmserve.errors import ConfigError
 from vlmserve.evals.label_free.answer_check import AnswerCheck
 from vlmserve.evals.label_free.registry import create_check

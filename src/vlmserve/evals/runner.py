@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vlmserve.chat import Completion
-from vlmserve.config.suite import AskingConfig
+from vlmserve.config.asking import AskingConfig
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError, MediaError
 from vlmserve.evals.asking import ask_as, score_as

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vlmserve.config.suite import NllConfig, SuiteConfig, SuiteRequests
+from vlmserve.config.suite import NllConfig, SuiteConfig
+from vlmserve.config.suite_entries import SuiteRequests
 from vlmserve.errors import ConfigError
 from vlmserve.evals.answering import Shared, Side, answer_sides, repetitions
 from vlmserve.evals.archive import create_kept_side, describe_task

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlmserve.chat import SamplingParams
-from vlmserve.config.suite import SamplingConfig
+from vlmserve.config.asking import SamplingConfig
 from vlmserve.errors import ConfigError
 
 # Readers that ``datasets`` brings along; any other dataset_path is a directory or a repository.

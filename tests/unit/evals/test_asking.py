@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.evals.test_session import Lab, always, size_of
 from vlmserve.chat import Message, SamplingParams, TextPart
-from vlmserve.config.suite import AskingConfig, SidesConfig, load_suite
+from vlmserve.config.asking import AskingConfig, SidesConfig
+from vlmserve.config.suite import load_suite
 from vlmserve.engine.base import GenerationRequest
 from vlmserve.errors import ConfigError, ContextLengthError
 from vlmserve.evals.asking import ask_messages_as

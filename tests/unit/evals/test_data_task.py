@@ -13,7 +13,8 @@ import pytest
 
 from tests.unit.evals.answers import said
 from vlmserve.chat import ImagePart, TextPart, VideoPart
-from vlmserve.config.suite import SuiteConfig, SuiteData
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import SuiteData
 from vlmserve.datasets.shape import FORMATS
 from vlmserve.engine.base import Engine, GenerationRequest
 from vlmserve.engine.scripted import ScriptedEngine

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.evals.test_session import Lab, always
 from vlmserve.checkpoint.source import load_checkpoint
+from vlmserve.config.asking import AskingConfig
 from vlmserve.config.serve import ServeConfig
-from vlmserve.config.suite import AskingConfig
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.eval_task import load_tasks

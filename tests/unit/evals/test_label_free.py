@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlmserve.chat import Completion, SamplingParams, Usage
-from vlmserve.config.suite import AMOUNT_CHECKS, ScorerConfig
+from vlmserve.config.suite_entries import AMOUNT_CHECKS, ScorerConfig
 from vlmserve.errors import ConfigError
 from vlmserve.evals.label_free.refusal_patterns import PATTERNS
 from vlmserve.evals.label_free.registry import CHECKS, create_check

@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.evals.answers import said
 from vlmserve.chat import ImagePart, TextPart
-from vlmserve.config.suite import SuiteConfig, SuiteRequests
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import SuiteRequests
 from vlmserve.engine.base import GenerationRequest
 from vlmserve.engine.scripted import ScriptedEngine
 from vlmserve.errors import ConfigError

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vlmserve.config.base import load_config
-from vlmserve.config.suite import ScorerConfig, SuiteConfig, SuiteData
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import ScorerConfig, SuiteData
 from vlmserve.errors import ConfigError
 from vlmserve.evals.scorers.boxes import read_boxes
 from vlmserve.evals.scorers.match import NormalisedMatch

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlmserve.chat import Usage
-from vlmserve.config.suite import SuiteConfig, SuiteTask
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import SuiteTask
 from vlmserve.errors import ConfigError
 from vlmserve.evals.fields import telling_fields
 from vlmserve.evals.records import Failed, Scored

@@ -4,7 +4,8 @@ import os
 from typing import TYPE_CHECKING
 
 from vlmserve.config.base import StrictModel
-from vlmserve.config.suite import ScorerConfig, SuiteConfig
+from vlmserve.config.suite import SuiteConfig
+from vlmserve.config.suite_entries import ScorerConfig
 from vlmserve.errors import ConfigError
 from vlmserve.evals.by_name import create_by_name
 from vlmserve.evals.judging.judge import Judge

@@ -1,6 +1,6 @@
 """Checks of answers by name."""
 
-from vlmserve.config.suite import ScorerConfig
+from vlmserve.config.suite_entries import ScorerConfig
 from vlmserve.evals.by_name import create_by_name
 from vlmserve.evals.label_free.amounts import (
     AnswerTokens,

@@ -1,6 +1,6 @@
 """Scorers by name."""
 
-from vlmserve.config.suite import ScorerConfig
+from vlmserve.config.suite_entries import ScorerConfig
 from vlmserve.evals.by_name import create_by_name
 from vlmserve.evals.scorers.anls import Anls
 from vlmserve.evals.scorers.boxes import Boxes, BoxIou
