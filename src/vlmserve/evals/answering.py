@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.config.asking import AskingConfig
 from vlmserve.engine.base import Engine
 from vlmserve.errors import ConfigError
+from vlmserve.evals.answer_tables import Answerer
 from vlmserve.evals.claims import claim
 from vlmserve.evals.early_stop import EarlyStop
 from vlmserve.evals.likelihood import TargetScores, plan_targets, score_targets
@@ -17,7 +18,7 @@ from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
 from vlmserve.evals.runner import AnswerListener, Asking, SideRun, plan_side, run_side
 from vlmserve.evals.samples import Sample, content_digest
-from vlmserve.evals.store import Answerer, AnswerStore
+from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask

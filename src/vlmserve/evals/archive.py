@@ -17,8 +17,9 @@ from vlmserve.evals.run_record import (
     KeptTurn,
     SideRecord,
 )
+from vlmserve.evals.run_tables import KeptRow, KeptSide
 from vlmserve.evals.samples import Medium, Sample, Turn, content_digest
-from vlmserve.evals.store import AnswerStore, KeptRow, KeptSide
+from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from vlmserve.evals.store import Answerer
+from vlmserve.evals.answer_tables import Answerer
 
 _LOG = logging.getLogger(__name__)
 

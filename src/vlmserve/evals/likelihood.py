@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from vlmserve.config.suite import NllConfig
 from vlmserve.engine.base import GenerationFailure, ScoringRequest, ScoringResult, TargetLogprobs
 from vlmserve.errors import EngineError, MediaError, ScoringUnsupportedError
+from vlmserve.evals.answer_tables import Answerer
 from vlmserve.evals.asking import score_as
 from vlmserve.evals.records import Failed, NllOutcome, SideName, TargetNll
 from vlmserve.evals.samples import Sample
-from vlmserve.evals.store import Answerer, AnswerStore
+from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask

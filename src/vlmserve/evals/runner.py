@@ -8,11 +8,12 @@ from vlmserve.chat import Completion
 from vlmserve.config.asking import AskingConfig
 from vlmserve.engine.base import Engine, GenerationFailure, GenerationRequest, GenerationResult
 from vlmserve.errors import EngineError, MediaError
+from vlmserve.evals.answer_tables import Answerer
 from vlmserve.evals.asking import ask_as, score_as
 from vlmserve.evals.choosing import Question, choose
 from vlmserve.evals.records import AskedName, Failed, SampleRecord, Scored, SideName
 from vlmserve.evals.samples import Sample
-from vlmserve.evals.store import Answerer, AnswerStore
+from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask

@@ -20,7 +20,8 @@ from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.records import Failed, Scored, SideName
 from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.session import Session
-from vlmserve.evals.store import SCHEMA_VERSION, AnswerStore
+from vlmserve.evals.store import AnswerStore
+from vlmserve.evals.store_file import SCHEMA_VERSION
 from vlmserve.evals.verdict import TaskRun, find_verdict
 
 VERSION_1 = Path(__file__).parent / "data" / "store_v1.sqlite"

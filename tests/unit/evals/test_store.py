@@ -14,7 +14,9 @@ import pytest
 
 from vlmserve.chat import Completion, Usage
 from vlmserve.errors import ConfigError
-from vlmserve.evals.store import SCHEMA_VERSION, Answerer, AnswerStore, default_store_path
+from vlmserve.evals.answer_tables import Answerer
+from vlmserve.evals.store import AnswerStore, default_store_path
+from vlmserve.evals.store_file import SCHEMA_VERSION
 
 ONE = Answerer(checkpoint="sha256:1", settings="s")
 
@@ -215,7 +217,8 @@ KILLED = """
     from vlmserve.engine.scripted import ScriptedEngine
     from vlmserve.evals.eval_task import load_tasks
     from vlmserve.evals.runner import Asking, SilentListener, plan_side, run_side
-    from vlmserve.evals.store import Answerer, AnswerStore
+    from vlmserve.evals.answer_tables import Answerer
+    from vlmserve.evals.store import AnswerStore
 
     suite, path = Path(sys.argv[1]), Path(sys.argv[2])
     answered = []

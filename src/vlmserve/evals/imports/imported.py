@@ -28,8 +28,8 @@ from vlmserve.evals.run_record import (
     Origin,
     SideRecord,
 )
+from vlmserve.evals.run_tables import KeptRow, KeptSide
 from vlmserve.evals.samples import content_digest
-from vlmserve.evals.store import KeptRow, KeptSide
 
 # A value that names a row is short.
 _MAX_KEY = 100
