@@ -59,22 +59,31 @@ def ask(client: openai.OpenAI, model: str, **more: Any) -> Any:
 
 @contextmanager
 def traffic(server: Server, model: str) -> Iterator[list[Any]]:
-    """Four clients that ask all the time; holds which adapter answered, and every failure."""
+    """Four clients that ask all the time; holds which adapter answered, and every failure.
+
+    Entered when each of them has its first answer: a machine may change adapters faster than it makes a client.
+    """
     answers: list[Any] = []
     stop = threading.Event()
+    asking = threading.Barrier(5)
 
     def work() -> None:
         client = server.client()
+        first = True
         while not stop.is_set():
             try:
                 answers.append(ask(client, model).model)
             except openai.OpenAIError as error:
                 answers.append(error)
+            if first:
+                asking.wait(120)
+                first = False
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
+        asking.wait(120)
         yield answers
     finally:
         stop.set()
