@@ -61,7 +61,7 @@ def ask(client: openai.OpenAI, model: str, **more: Any) -> Any:
 def traffic(server: Server, model: str) -> Iterator[list[Any]]:
     """Four clients that ask all the time; holds which adapter answered, and every failure.
 
-    Entered when each of them has its first answer: a machine may change adapters faster than it makes a client.
+    Entered when each has its first answer: adapters may change faster than a client is made.
     """
     answers: list[Any] = []
     stop = threading.Event()
