@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -45,6 +46,8 @@ class Workload:
     name: str
     concurrency: int
     n_images: int
+    is_fresh: bool = False
+    """Whether its images are in no cache, as they were not sent before."""
 
 
 WORKLOADS = (
@@ -53,6 +56,8 @@ WORKLOADS = (
     Workload("one image, one at a time", 1, 1),
     Workload("one image, 16 at once", 16, 1),
     Workload("four images, 16 at once", 16, 4),
+    Workload("one new image, 16 at once", 16, 1, is_fresh=True),
+    Workload("four new images, 16 at once", 16, 4, is_fresh=True),
 )
 
 
@@ -179,12 +184,15 @@ async def measure(
     connector = aiohttp.TCPConnector(limit=workload.concurrency)
     async with aiohttp.ClientSession(connector=connector) as session:
         for port in ports.values():
-            await ask_many(session, port, workload, n_requests)  # warms caches of both alike
+            await ask_many(
+                session, port, workload, bodies(workload, 0, n_requests)
+            )  # warms both alike
         for round_ in range(rounds):
+            asked = bodies(workload, round_ + 1, n_requests)
             order = list(ports.items())
             for name, port in order if round_ % 2 == 0 else reversed(order):
                 started = time.perf_counter()
-                latencies = await ask_many(session, port, workload, n_requests)
+                latencies = await ask_many(session, port, workload, asked)
                 throughput[name].append(n_requests / (time.perf_counter() - started))
                 latency[name].append(statistics.median(latencies))
     ratios = pairwise_ratios(throughput)
@@ -215,28 +223,39 @@ def spread(ratios: list[float]) -> dict[str, float]:
 
 
 async def ask_many(
-    session: aiohttp.ClientSession, port: int, workload: Workload, n_requests: int
+    session: aiohttp.ClientSession, port: int, workload: Workload, asked: list[dict[str, Any]]
 ) -> list[float]:
     """Send the requests, at most ``workload.concurrency`` at once; return latencies in seconds."""
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     slots = asyncio.Semaphore(workload.concurrency)
 
-    async def ask(index: int) -> float:
+    async def ask(body: dict[str, Any]) -> float:
         async with slots:
             started = time.perf_counter()
-            async with session.post(url, json=body(workload, index)) as response:
+            async with session.post(url, json=body) as response:
                 await response.read()
                 response.raise_for_status()
             return time.perf_counter() - started
 
-    return await asyncio.gather(*(ask(index) for index in range(n_requests)))
+    return await asyncio.gather(*map(ask, asked))
 
 
-def body(workload: Workload, index: int) -> dict[str, Any]:
-    """A request of the workload; images differ, so that the media cache is worked, not only hit."""
+def bodies(workload: Workload, round_: int, n_requests: int) -> list[dict[str, Any]]:
+    """The requests of a round: with 40 images in turns, or with images that come only there."""
+    first = 1000 + round_ * n_requests * workload.n_images
+    return [
+        body(
+            first + index * workload.n_images + n if workload.is_fresh else index % 40 + 40 * n
+            for n in range(workload.n_images)
+        )
+        for index in range(n_requests)
+    ]
+
+
+def body(pictures: Iterable[int]) -> dict[str, Any]:
+    """A request with these pictures."""
     content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": picture(index % 40 + 40 * n)}}
-        for n in range(workload.n_images)
+        {"type": "image_url", "image_url": {"url": picture(number)}} for number in pictures
     ]
     content.append({"type": "text", "text": "Name the color."})
     return {
@@ -247,18 +266,14 @@ def body(workload: Workload, index: int) -> dict[str, Any]:
     }
 
 
-_PICTURES: dict[int, str] = {}
-
-
-def picture(index: int) -> str:
-    """A data URL of a plain 84 x 84 image."""
-    if index not in _PICTURES:
-        buffer = io.BytesIO()
-        color = (index * 37 % 256, index * 91 % 256, index * 53 % 256)
-        Image.new("RGB", (84, 84), color).save(buffer, "PNG")
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        _PICTURES[index] = f"data:image/png;base64,{encoded}"
-    return _PICTURES[index]
+@functools.cache
+def picture(number: int) -> str:
+    """A data URL of a plain 84 x 84 image, unlike that of every other number below 16 million."""
+    buffer = io.BytesIO()
+    color = (number * 37 % 256, (number >> 8) * 91 % 256, (number >> 16) * 53 % 256)
+    Image.new("RGB", (84, 84), color).save(buffer, "PNG")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/png;base64,{encoded}"
 
 
 if __name__ == "__main__":

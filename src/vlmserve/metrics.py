@@ -49,6 +49,9 @@ DECODE_SECONDS = Histogram(
     ["kind"],
     buckets=_SECONDS,
 )
+DECODED_CACHE_HITS = Counter(
+    "vlmserve_decoded_cache_hits", "Images that had been decoded before and were not decoded again"
+)
 MEDIA_BYTES = Histogram(
     "vlmserve_media_bytes", "Size of an image's or a video's file", ["kind"], buckets=_BYTES
 )

@@ -90,6 +90,10 @@ class MediaConfig(StrictModel):
     """Decoded images and frames of all requests in flight together; the default is 4 GiB. Requests
     wait for each other's; the one that came first may go over it by its own."""
 
+    decoded_cache_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Memory for images that were decoded lately, beside ``max_decoded_bytes``, so that those of a
+    conversation are not decoded anew with every turn; the default is 256 MiB, 0 keeps none."""
+
     decode_processes: int = Field(default=4, ge=0)
     """Processes that decode media, so that a file which crashes a decoder or makes it swell costs
     nothing but its own request; they start when they are needed. 0 decodes in the server's

@@ -83,6 +83,10 @@ class _Counts:
         return lease.count(self.n_bytes, self.n_pixels, self.about)
 
 
+class EndedIdleError(Exception):
+    """A decoder had ended with nothing to do, as where the system ran out of memory."""
+
+
 class Decoder:
     """One decoder process, used by one thread at a time.
 
@@ -103,18 +107,6 @@ class Decoder:
         self._window = window
         self._reap = reap
 
-    def has_ended(self) -> bool:
-        """Whether it ended with nothing to do, as where the system ran out of memory."""
-        self._sock.setblocking(False)  # noqa: FBT003 - the standard library's own form
-        try:
-            # It says nothing unless it is asked.
-            self._sock.recv(1)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
-
     def read_window(self, about: Mapping[str, Any], read: Read[T]) -> T:
         """Copy a result out of the shared memory, and keep little of that."""
         n_bytes = about["n_bytes"]
@@ -127,10 +119,15 @@ class Decoder:
         return result
 
     def run(self, task: Any, data: bytes, lease: Lease, deadline: float) -> Answer:
-        """Have a file decoded; whatever goes wrong with the process ends it."""
+        """Have a file decoded; whatever goes wrong with the process ends it.
+
+        Raises:
+            EndedIdleError: It had ended before.
+            MediaError: The file took too long, or ended it.
+        """
         self.n_tasks += 1
         try:
-            send_task(self._sock, task, data, deadline)
+            self._send(task, data, deadline)
             while True:
                 answer = receive_answer(self._sock, deadline)
                 if "count" in answer.content:
@@ -140,7 +137,7 @@ class Decoder:
                 if "used" in answer.content:
                     _Counts.read(answer.content["used"]).count(lease)
                 return answer
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             self.close()
             raise MediaError(
                 "decoding it takes too long; the operator can raise media.decode_timeout_s"
@@ -148,6 +145,16 @@ class Decoder:
         except (EOFError, OSError, KeyError, TypeError, ValueError) as error:
             status = self.close()
             raise MediaError(_say(status)) from error
+
+    def _send(self, task: Any, data: bytes, deadline: float) -> None:
+        try:
+            send_task(self._sock, task, data, deadline)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # It reads a file before it looks at it.
+            if self.n_tasks == 1:
+                raise
+            self.close()
+            raise EndedIdleError from error
 
     def _may(self, lease: Lease, counts: _Counts) -> bool:
         try:

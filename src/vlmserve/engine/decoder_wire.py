@@ -19,6 +19,11 @@ from typing import Any
 
 # Lengths of a message's text and of the bytes behind it.
 _HEAD = struct.Struct("!IQ")
+# Whole answers come with one call nearly always. A thread that waits for a socket lets others run
+# and has to wait for them afterwards, so that each further call may cost milliseconds.
+_MOST_AT_ONCE_BYTES = 16 * 1024
+# C's ``struct timeval`` where a long has 64 bits.
+_TIMEOUT = struct.Struct("qq")
 WINDOW_BYTES = 256 * 2**20
 """Size of a window; a file's decoded image rarely has more."""
 
@@ -42,7 +47,7 @@ def send_task(sock: socket.socket, task: Any, data: bytes, deadline: float) -> N
     """Send a decoder its next task with a file.
 
     Raises:
-        TimeoutError: It did not take it in time.
+        TimeoutError, BlockingIOError: It did not take it in time.
         OSError: It is gone.
     """
     _set_timeout(sock, deadline)
@@ -88,15 +93,15 @@ def receive_answer(sock: socket.socket, deadline: float) -> Answer:
         deadline: Until when, by ``time.monotonic``.
 
     Raises:
-        TimeoutError: Nothing came in time.
+        TimeoutError, BlockingIOError: Nothing came in time.
         EOFError: The decoder is gone.
         TypeError, ValueError: It does not keep to the form.
     """
     _set_timeout(sock, deadline)
-    head, files, _, _ = socket.recv_fds(sock, _HEAD.size, 1)
+    message, files, _, _ = socket.recv_fds(sock, _MOST_AT_ONCE_BYTES, 1)
     file = files[0] if files else None
     try:
-        content = _receive_content(sock, head, deadline)
+        content = _receive_content(sock, message, deadline)
     except BaseException:
         if file is not None:
             os.close(file)
@@ -104,14 +109,20 @@ def receive_answer(sock: socket.socket, deadline: float) -> Answer:
     return Answer(content, file)
 
 
-def _receive_content(sock: socket.socket, head: bytes, deadline: float) -> dict[str, Any]:
-    if not head:
+def _receive_content(sock: socket.socket, message: bytes, deadline: float) -> dict[str, Any]:
+    if not message:
         raise EOFError("the decoder is gone")
-    head += _receive(sock, _HEAD.size - len(head), deadline)
-    n_text, _ = _HEAD.unpack(head)
+    if len(message) < _HEAD.size:
+        message += _receive(sock, _HEAD.size - len(message), deadline)
+    n_text, _ = _HEAD.unpack_from(message)
     if n_text > _MAX_TEXT_BYTES:
         raise ValueError("a decoder's answer is too long")
-    content = json.loads(_receive(sock, n_text, deadline))
+    text = message[_HEAD.size :]
+    if len(text) > n_text:
+        raise ValueError("a decoder says more than it was asked")
+    if len(text) < n_text:
+        text += _receive(sock, n_text - len(text), deadline)
+    content = json.loads(text)
     if not isinstance(content, dict):
         raise TypeError("a decoder's answer is no object")
     return content
@@ -201,7 +212,11 @@ def _set_timeout(sock: socket.socket, deadline: float) -> None:
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise TimeoutError
-    sock.settimeout(left_s)
+    # Python's own timeouts wait twice, for a socket to be ready and then for its bytes.
+    seconds, fraction = divmod(left_s, 1)
+    timeout = _TIMEOUT.pack(int(seconds), max(1, int(fraction * 1e6)))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
 
 
 def _plain(value: Any) -> Any:

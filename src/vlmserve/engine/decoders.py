@@ -9,7 +9,7 @@ import queue
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlmserve.engine.decoder_client import Decoder, Lease, Read
+from vlmserve.engine.decoder_client import Decoder, EndedIdleError, Lease, Read
 from vlmserve.engine.decoder_process import Decode
 from vlmserve.engine.decoder_template import DecoderTemplate
 from vlmserve.engine.decoder_wire import Answer, map_memory_file
@@ -95,7 +95,10 @@ class DecoderPool:
             allowance = lease.begin()
             with self._taken() as decoder:
                 deadline = time.monotonic() + self._timeout_s
-                answer = decoder.run((allowance, task), data, lease, deadline)
+                try:
+                    answer = decoder.run((allowance, task), data, lease, deadline)
+                except EndedIdleError:
+                    continue
                 if "memory" in answer.content and decoder.n_tasks > 1:
                     # What it leaked before may have been in the way.
                     decoder.close()
@@ -120,9 +123,6 @@ class DecoderPool:
                 "too many images and videos wait to be decoded; try again later"
             ) from None
         try:
-            if decoder is not None and decoder.has_ended():
-                decoder.close()
-                decoder = None
             if decoder is None:
                 decoder = self._template.fork()
             yield decoder

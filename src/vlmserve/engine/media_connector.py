@@ -20,6 +20,7 @@ from typing import Any
 from vlmserve import metrics
 from vlmserve.config.media import MediaConfig
 from vlmserve.engine.decoders import DecoderError, DecoderPool
+from vlmserve.engine.decoding_turns import DecodingTurns
 from vlmserve.engine.environment import PLUGIN_NAME
 from vlmserve.engine.guarded_decode import kind_of
 from vlmserve.engine.media_decoding import MediaDecoder, RequestMedia, create_pool
@@ -35,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 _MAX_REASON_CHARS = 200
 _SCHEME_CHARS = 8
 _N_THREADS = 64
+# Without decoders beside this process there is no more than its processors to decode with.
+_N_TURNS_HERE = 4
 # What loaders run into where a video has no frames.
 _TOO_FEW_FRAMES = frozenset({"ZeroDivisionError", "IndexError", "RuntimeError"})
 
@@ -69,6 +72,8 @@ class _Guard:
         self.roots = resolve_roots(config.allowed_roots)
         self.fetcher = MediaFetcher(config)
         self.decoder = MediaDecoder(config, normalisation, pool)
+        n_turns = _N_TURNS_HERE if pool is None else 2 * pool.n_processes + 2
+        self.turns = DecodingTurns(n_turns, config.decode_queue_timeout_s)
 
 
 # Media are loaded in the process that takes requests. Nothing but data URLs unless it is told.
@@ -201,11 +206,15 @@ async def _load_async(url: str, media_io: Any) -> Any:
     loop = asyncio.get_running_loop()
     try:
         if not _is_remote(url):
-            return await loop.run_in_executor(_threads, _load_here, guard, url, media_io, media)
+            async with guard.turns.taken() as give_back:
+                return await loop.run_in_executor(
+                    _threads, _load_here, guard, url, media_io, media, give_back
+                )
         data = await _fetch(guard, url, media_io)
-        return await loop.run_in_executor(
-            _threads, guard.decoder.decode_file, data, media_io, media
-        )
+        async with guard.turns.taken() as give_back:
+            return await loop.run_in_executor(
+                _threads, guard.decoder.decode_file, data, media_io, media, give_back
+            )
     except NotDecodedError as spared:
         return Undecoded(spared.measured)
     except Exception as error:
@@ -228,14 +237,20 @@ async def _fetch(guard: _Guard, url: str, media_io: Any) -> bytes:
     return data
 
 
-def _load_here(guard: _Guard, url: str, media_io: Any, media: RequestMedia) -> Any:
+def _load_here(
+    guard: _Guard,
+    url: str,
+    media_io: Any,
+    media: RequestMedia,
+    before_waiting: Callable[[], None] | None = None,
+) -> Any:
     scheme = url[:_SCHEME_CHARS].lower()
     if scheme.startswith("data:"):
-        return guard.decoder.decode_data_url(url, media_io, media)
+        return guard.decoder.decode_data_url(url, media_io, media, before_waiting)
     if scheme.startswith("file:"):
         limit = max_bytes(kind_of(media_io), guard.config)
         data = read_local_file(url, guard.roots, max_bytes=limit)
-        return guard.decoder.decode_file(data, media_io, media)
+        return guard.decoder.decode_file(data, media_io, media, before_waiting)
     raise MediaError("its URL must be one of data:, https:, http: or file:")
 
 

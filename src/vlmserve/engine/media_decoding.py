@@ -1,11 +1,12 @@
 """Decodes the media of requests: counted, within the memory for all, in processes apart."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlmserve import metrics
+from vlmserve.engine.decoded_images import DecodedImage, DecodedImages
 from vlmserve.engine.decoders import DecoderPool
 from vlmserve.engine.decoding_task import (
     DecodingTask,
@@ -54,6 +55,7 @@ class MediaDecoder:
         pool: DecoderPool | None = None,
     ) -> None:
         self.memory = DecodedMemory(config.max_decoded_bytes)
+        self.images = DecodedImages(config.decoded_cache_bytes)
         self._config = config
         self._normalisation = normalisation
         self._pool = pool
@@ -76,21 +78,35 @@ class MediaDecoder:
             return RequestMedia(RequestTotals(self._config, watch), self.memory.open_account())
         return RequestMedia(RequestTotals(self._config, watch, of=of.totals), of.account)
 
-    def decode_data_url(self, url: str, media_io: Any, request: RequestMedia) -> Any:
+    def decode_data_url(
+        self,
+        url: str,
+        media_io: Any,
+        request: RequestMedia,
+        before_waiting: Callable[[], None] | None = None,
+    ) -> Any:
         """Decode a data URL; as ``decode_file``."""
         data = read_data_url(url, kind_of(media_io), self._config)
         if isinstance(data, FrameList):
             text = data.text.encode("ascii")
-            return self._decode(text, media_io, request, replace(data, text=""))
-        return self.decode_file(data, media_io, request)
+            lease = self._lease(media_io, request, before_waiting)
+            return self._decode(text, media_io, lease, replace(data, text=""))
+        return self.decode_file(data, media_io, request, before_waiting)
 
-    def decode_file(self, data: bytes, media_io: Any, request: RequestMedia) -> Any:
+    def decode_file(
+        self,
+        data: bytes,
+        media_io: Any,
+        request: RequestMedia,
+        before_waiting: Callable[[], None] | None = None,
+    ) -> Any:
         """Decode a file; blocks.
 
         Args:
             data: The file.
             media_io: vLLM's loader.
             request: The request's counts.
+            before_waiting: Called where there is no memory for it now.
 
         Returns:
             What the loader gives.
@@ -102,15 +118,36 @@ class MediaDecoder:
             Exception: Whatever a decoder raises at broken content; ``DecoderError`` where that
                 was in a process apart.
         """
-        count_file(data, kind_of(media_io), self._config, request.totals)
-        return self._decode(data, media_io, request)
+        kind = kind_of(media_io)
+        count_file(data, kind, self._config, request.totals)
+        lease = self._lease(media_io, request, before_waiting)
+        if kind != "image":
+            return self._decode(data, media_io, lease)
+        key = self.images.key(data, _how(media_io))
+        kept = self.images.find(key)
+        if kept is not None:
+            metrics.DECODED_CACHE_HITS.inc()
+            return _share(kept, data, lease)
+        media = self._decode(data, media_io, lease)
+        image, config = media.media, media.io_config
+        config = None if config is None else tuple(config.items())
+        decoded = DecodedImage(image, config, lease.n_pixels, lease.measured)
+        # What the request has is one more image over the same pixels.
+        self.images.keep(key, replace(decoded, image=decoded.share()))
+        image.readonly = 1
+        return media
+
+    def _lease(
+        self, media_io: Any, request: RequestMedia, before_waiting: Callable[[], None] | None
+    ) -> "_Lease":
+        bytes_a_pixel = _BYTES_A_PIXEL[kind_of(media_io)]
+        return _Lease(request, bytes_a_pixel, self._config.decode_queue_timeout_s, before_waiting)
 
     def _decode(
-        self, data: bytes, media_io: Any, request: RequestMedia, frames: FrameList | None = None
+        self, data: bytes, media_io: Any, lease: "_Lease", frames: FrameList | None = None
     ) -> Any:
         kind = kind_of(media_io)
         task = DecodingTask(media_io, self._config, self._normalisation, frames)
-        lease = _Lease(request, _BYTES_A_PIXEL[kind], self._config.decode_queue_timeout_s)
         started = time.perf_counter()
         try:
             if self._pool is None or needs_this_process(media_io):
@@ -129,6 +166,28 @@ class MediaDecoder:
         return media
 
 
+def _how(image_io: Any) -> Hashable:
+    """What an image's pixels depend on beside its file and the operator's configuration."""
+    background = image_io.rgba_background_color
+    return image_io.image_mode, tuple(background) if background is not None else None
+
+
+def _share(kept: DecodedImage, data: bytes, lease: "_Lease") -> Any:
+    """Give an image that was decoded before, as if it had been decoded now."""
+    from vllm.multimodal.media import MediaWithBytes
+
+    image = kept.share()
+    try:
+        if not lease.count_measured(0, kept.n_pixels, kept.measured):
+            lease.wait()
+    except BaseException:
+        lease.give_back()
+        raise
+    lease.give_back_with(image)
+    metrics.MEDIA_BYTES.labels("image").observe(len(data))
+    return MediaWithBytes(image, data, None if kept.config is None else dict(kept.config))
+
+
 def create_pool(config: "MediaConfig") -> DecoderPool | None:
     """Fork the template of the decoder processes, where any are wanted."""
     if not config.decode_processes:
@@ -145,19 +204,26 @@ def create_pool(config: "MediaConfig") -> DecoderPool | None:
 class _Lease:
     """What one file has taken so far of its request's and of all requests' limits."""
 
-    def __init__(self, request: RequestMedia, bytes_a_pixel: int, wait_s: float) -> None:
+    def __init__(
+        self,
+        request: RequestMedia,
+        bytes_a_pixel: int,
+        wait_s: float,
+        before_waiting: Callable[[], None] | None,
+    ) -> None:
         self._request = request
         self._bytes_a_pixel = bytes_a_pixel
         self._wait_s = wait_s
+        self._before_waiting = before_waiting
         # What a decoder found since it began, and the most that was counted before: a file that is
         # begun once more is not counted twice.
-        self._n_bytes = self._n_pixels = 0
+        self._n_bytes = self.n_pixels = 0
         self._counted_bytes = self._counted_pixels = 0
         self._held_bytes = self._wanted_bytes = 0
-        self._shown: Measured | None = None
+        self.measured: Measured | None = None
 
     def begin(self) -> int:
-        self._n_bytes = self._n_pixels = 0
+        self._n_bytes = self.n_pixels = 0
         n_bytes = _ALLOWANCE_PIXELS * self._bytes_a_pixel
         if self._held_bytes < n_bytes and not self._take(n_bytes - self._held_bytes):
             return 0
@@ -177,18 +243,18 @@ class _Lease:
 
     def count_measured(self, n_bytes: int, n_pixels: int, measured: Measured | None) -> bool:
         self._n_bytes += n_bytes
-        self._n_pixels += n_pixels
+        self.n_pixels += n_pixels
         totals = self._request.totals
         if self._n_bytes > self._counted_bytes:
             n_new, self._counted_bytes = self._n_bytes - self._counted_bytes, self._n_bytes
             totals.add_bytes(n_new)
-        if self._n_pixels > self._counted_pixels:
-            n_new, self._counted_pixels = self._n_pixels - self._counted_pixels, self._n_pixels
+        if self.n_pixels > self._counted_pixels:
+            n_new, self._counted_pixels = self.n_pixels - self._counted_pixels, self.n_pixels
             totals.add_pixels(n_new)
-        if measured is not None and self._shown is None:
-            self._shown = measured
+        if measured is not None and self.measured is None:
+            self.measured = measured
             totals.add_pixels(0, measured)
-        self._wanted_bytes = self._n_pixels * self._bytes_a_pixel - self._held_bytes
+        self._wanted_bytes = self.n_pixels * self._bytes_a_pixel - self._held_bytes
         if self._wanted_bytes <= 0:
             return True
         if not self._request.account.try_reserve(self._wanted_bytes):
@@ -197,6 +263,8 @@ class _Lease:
         return True
 
     def wait(self) -> None:
+        if self._before_waiting is not None:
+            self._before_waiting()
         self._request.account.reserve(self._wanted_bytes, self._wait_s)
         self._held_bytes += self._wanted_bytes
 
@@ -204,7 +272,7 @@ class _Lease:
         self._request.account.release(self._held_bytes)
 
     def give_back_with(self, owner: Any) -> None:
-        surplus = self._held_bytes - self._n_pixels * self._bytes_a_pixel
+        surplus = self._held_bytes - self.n_pixels * self._bytes_a_pixel
         if surplus > 0:
             self._request.account.release(surplus)
             self._held_bytes -= surplus
