@@ -76,6 +76,11 @@ class Memory:
     by_process: list[dict[str, int]] = field(default_factory=list)
     """MiB of each process, for each sample."""
 
+    def course(self, n_points: int = 11) -> list[dict[str, int]]:
+        """Requests done, and MiB of each process, from the first sample to the last."""
+        places = np.linspace(0, len(self.samples) - 1, n_points).round().astype(int)
+        return [{"requests": self.samples[n][0], **self.by_process[n]} for n in places]
+
     def take(self, n_done: int) -> None:
         """Sum up what all processes hold now."""
         held: dict[str, int] = {}
@@ -122,8 +127,7 @@ def main() -> None:
             "samples": len(memory.samples),
             "first_mib": round(memory.samples[0][1] / 2**20),
             "last_mib": round(memory.samples[-1][1] / 2**20),
-            "first_by_process_mib": memory.by_process[0],
-            "last_by_process_mib": memory.by_process[-1],
+            "by_process_mib": memory.course(),
             "growth_mib": round(growth / 2**20, 1),
             "bound_mib": MAX_GROWTH_BYTES >> 20,
         },
@@ -152,6 +156,8 @@ def server(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
                 "--set", "server.body_idle_timeout_s=1",
                 # Filled within the warm-up; what grows then is not a cache.
                 "--set", "engine.mm_processor_cache_gb=0.0625",
+                "--set", "engine.kv_cache_memory_bytes=33554432",
+                "--set", "media.decoded_cache_bytes=16777216",
             ],
             stdout=stream,
             stderr=stream,

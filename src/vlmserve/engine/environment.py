@@ -84,3 +84,6 @@ def _prepare_cpu(environ: MutableMapping[str, str]) -> None:
     environ.pop("VLLM_TARGET_DEVICE", None)
     # Every process warns a dozen times of accelerator features that a CPU does not have.
     environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # oneDNN keeps a kernel for each shape of each operation, a third of a MiB apiece and by default
+    # 1024 of them. Images of all sizes come in as many shapes.
+    environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")

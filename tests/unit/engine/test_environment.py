@@ -50,11 +50,16 @@ def test_settings_that_would_skip_our_plugins_are_mended() -> None:
 @pytest.mark.usefixtures("cpu_build")
 @pytest.mark.engine
 def test_what_the_user_chose_stays() -> None:
-    environ = {"VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_PLUGINS": "vlmserve"}
+    environ = {
+        "VLLM_LOGGING_LEVEL": "DEBUG",
+        "VLLM_PLUGINS": "vlmserve",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7",
+    }
 
     prepare_vllm(environ)
 
     assert environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
     assert environ["VLLM_PLUGINS"] == "vlmserve"
 
 
