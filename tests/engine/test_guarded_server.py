@@ -429,6 +429,7 @@ def test_ctrl_c_under_load_drains_and_exits_0(guarded: Server) -> None:
     os.killpg(guarded.process.pid, signal.SIGINT)
     wait_until(lambda: fetch(f"{guarded.url}/ready", None)[0] == 503)
 
+    assert json.loads(fetch(f"{guarded.url}/ready", None)[2]) == {"status": "draining"}
     answer = fetch(f"{guarded.url}/v1/chat/completions", body=chat())
     assert answer[0] == 503
     assert error_of(answer)["type"] == "server_error"

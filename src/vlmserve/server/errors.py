@@ -1,7 +1,8 @@
 """One shape for every error of the HTTP API: OpenAI's.
 
 ``ErrorTranslator`` sits outside vLLM's app and rewrites the bodies of responses of status 400 and
-above, and the events with which vLLM ends a stream that failed; all else passes untouched.
+above, and the events with which vLLM ends a stream that failed; all else passes untouched, and so
+does what ``/ready`` says.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve import metrics
 from vlmserve.engine.media_connector import media_request
 from vlmserve.errors import RequestError, VlmserveError
+from vlmserve.server.context import context_of
 from vlmserve.server.request_body import RequestBody
 from vlmserve.server.translation import openai_error, translate, translate_exception
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 _RETRY_AFTER_S = b"5"
 """For what is overloaded behind vLLM's app, where nothing is known of how long that takes."""
+
+_OWN_BODIES = frozenset({"/ready"})
+"""Routes whose failures are no errors: their readers are probes, which want the state itself. Those
+of vLLM's ``/health`` have no body."""
 
 
 def error_body(error: VlmserveError) -> dict[str, Any]:
@@ -58,7 +64,7 @@ class ErrorTranslator:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass the request on, and rewrite its answer if that is an error."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or context_of(scope).route in _OWN_BODIES:
             await self._app(scope, receive, send)
             return
         body = RequestBody(receive)
