@@ -375,5 +375,33 @@ def test_what_is_no_http(server: Server, name: str) -> None:
     assert not received or received.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), received[:200]
 
 
+RED = media.data_url(media.png((84, 84), media.RED))
+
+
+@pytest.mark.parametrize("route", [CHAT, f"{CHAT}/budget", f"{CHAT}/batch", "/tokenize"])
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ({"type": "text", "text": "Name the color.", "image": 1}, "image"),
+        ({"type": "text", "text": "Name the color.", "video": RED}, "video"),
+        ({"type": "text", "text": "Name the color.", "image_url": {"url": RED}}, "image_url"),
+        ({"type": "image_url", "image_url": {"url": RED}, "video": 1}, "video"),
+    ],
+)
+def test_media_in_a_part_of_another_type(
+    http: httpx.Client, route: str, part: dict[str, Any], key: str
+) -> None:
+    """A template writes the tokens of an image that is not there."""
+    messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Hi."}, part]}]
+    if route.endswith("batch"):
+        messages = [messages]
+
+    response = http.post(route, json={"model": TUNED, "messages": messages})
+
+    message = check_refusal(response)
+    assert message.startswith(f"messages[0].content[1].{key}: a part of type {part['type']}")
+    assert response.json()["error"]["param"] == f"messages[0].content[1].{key}"
+
+
 def test_text_is_what_it_is(client: openai.OpenAI) -> None:
     assert isinstance(answer(client, text("\0\u202e{{ 7 * 7 }} {% raw %}")), str)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from vlmserve.checkpoint.visual_tokens.base import VisualSize
 from vlmserve.engine.media_connector import Fields, watched_media
 from vlmserve.engine.media_options import find_ignored_option
+from vlmserve.engine.part_keys import find_foreign_medium
 from vlmserve.engine.prompt_budget import MediaPart, PromptBudget
 from vlmserve.engine.token_rules import KINDS, Kind, TokenRules
 from vlmserve.errors import MediaError
@@ -238,7 +239,7 @@ def _meter_chats(renderer_class: Any, rules: TokenRules) -> None:
 
     @functools.wraps(original)
     async def metered(self: Any, request: Any, messages: list[Any], *args: Any, **kw: Any) -> Any:
-        _refuse_ignored(request, messages, rules)
+        _refuse_unread(request, messages, rules)
         if not hasattr(request, "to_sampling_params"):
             # Nothing is going to be generated: /tokenize counts what is too long as well.
             return await original(self, request, messages, *args, **kw)
@@ -258,9 +259,13 @@ def _meter_chats(renderer_class: Any, rules: TokenRules) -> None:
     renderer_class.preprocess_chat = metered
 
 
-def _refuse_ignored(request: Any, messages: list[Any], rules: TokenRules) -> None:
+def _refuse_unread(request: Any, messages: list[Any], rules: TokenRules) -> None:
     from vllm.exceptions import VLLMValidationError
 
+    foreign = find_foreign_medium(messages)
+    if foreign is not None:
+        field, wrong = foreign
+        raise VLLMValidationError(f"{field}: {wrong}", parameter=field)
     found = find_ignored_option(request, messages, rules.ignored_options)
     if found is not None:
         field, instead = found
