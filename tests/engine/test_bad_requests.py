@@ -331,6 +331,48 @@ def test_malformed_fields_are_named(
     assert "Param" not in caught.value.message
 
 
+CONVERSATION = [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": CONVERSATION, "n": 17}, "n"),
+        ("/v1/chat/completions", {"messages": CONVERSATION, "n": 17, "stream": True}, "n"),
+        ("/v1/chat/completions", {"messages": CONVERSATION, "best_of": 17}, "best_of"),
+        (
+            "/v1/chat/completions",
+            {"messages": CONVERSATION, "n": 17, "use_beam_search": True},
+            "n",
+        ),
+        ("/v1/chat/completions/budget", {"messages": CONVERSATION, "n": 17}, "n"),
+        ("/v1/chat/completions/batch", {"messages": [CONVERSATION] * 17}, "messages"),
+        ("/v1/completions", {"prompt": "hello", "n": 16_384}, "n"),
+        ("/v1/completions", {"prompt": "hello", "best_of": 17}, "best_of"),
+        ("/v1/completions", {"prompt": ["hello"] * 9, "n": 2}, "prompt"),
+    ],
+)
+def test_more_answers_than_one_request_may_ask_for(
+    server: Server, route: str, body: dict[str, Any], param: str
+) -> None:
+    response = httpx.post(f"{server.url}{route}", json={"model": TUNED, **body}, timeout=60)
+
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
+    assert "server.max_choices" in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_as_many_answers_as_one_request_may_ask_for(client: openai.OpenAI) -> None:
+    question: Any = CONVERSATION
+    chat = client.chat.completions.create(model=TUNED, messages=question, n=16, max_tokens=2)
+    assert len(chat.choices) == 16
+    texts = client.completions.create(model=TUNED, prompt=["hello"] * 8, n=2, max_tokens=2)
+    assert len(texts.choices) == 16
+
+
 def test_body_that_is_not_json(server: Server) -> None:
     import urllib.error
     import urllib.request

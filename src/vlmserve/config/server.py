@@ -45,6 +45,10 @@ class ServerConfig(StrictModel):
     max_queued_requests: int = Field(default=256, ge=0)
     """Requests that wait for their turn; one more is refused with 429 and ``Retry-After``."""
 
+    max_choices: int = Field(default=16, gt=0)
+    """Answers that one request may ask for: ``n``, for each of its prompts. A request counts as one
+    that runs, however many answers the engine computes for it; more are refused with 400."""
+
     request_timeout_s: float = Field(default=600.0, gt=0.0)
     """Seconds for one request, waiting included. One whose turn would not come in time is refused
     at once with 503, one that runs longer ends with 504. ``X-Request-Timeout`` asks for less."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vlmserve.config.serve import ServeConfig
 from vlmserve.engine import prompt_meter
 from vlmserve.engine.token_rules import PromptLimits, TokenRules
-from vlmserve.server import budget, log_privacy, page, usage_details, validation
+from vlmserve.server import budget, choices, log_privacy, page, usage_details, validation
 from vlmserve.server.adapter_start import HIDDEN
 from vlmserve.server.adapters import AdapterRollout
 from vlmserve.server.admin_routes import add_admin_routes
@@ -78,7 +78,8 @@ async def create_app(
     if not args.enable_log_requests:
         log_privacy.install()
     add_probe_routes(app, admission, service.identity)
-    budget.add_route(app, rules)
+    check_choices = choices.install(app, service.config.server.max_choices)
+    budget.add_route(app, rules, check_choices)
     if service.config.server.playground:
         page.add_page(app)
     if service.config.server.adapter_root is not None:

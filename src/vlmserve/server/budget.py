@@ -15,13 +15,16 @@ from vlmserve.server.thumbnails import frame_thumbnails
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from vlmserve.server.choices import Check
 
-def add_route(app: "FastAPI", rules: TokenRules) -> None:
+
+def add_route(app: "FastAPI", rules: TokenRules, check_choices: "Check") -> None:
     """Add the route.
 
     Args:
         app: vLLM's app, its state initialised.
         rules: What prompts are held to; the meter is installed.
+        check_choices: Refuses what asks for too many answers, as the real call does.
     """
     from fastapi import Depends
     from fastapi.responses import JSONResponse
@@ -32,6 +35,7 @@ def add_route(app: "FastAPI", rules: TokenRules) -> None:
     async def budget(
         request: ChatCompletionRequest, frames: Literal["thumbnails"] | None = None
     ) -> JSONResponse:
+        check_choices(request)
         found = await measure(
             app.state.openai_serving_chat, request, rules, with_frames=frames is not None
         )
