@@ -1,6 +1,7 @@
 """The page at ``/`` in a real browser, against the shared server."""
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.browser.conftest import browser as browser
 from tests.engine import media
-from tests.engine.conftest import Server
+from tests.engine.conftest import ADMIN_KEY, Server
 from tests.engine.test_serving import BASE, TUNED
 
 if TYPE_CHECKING:
@@ -215,6 +216,50 @@ def test_an_error_is_text_at_the_part_it_is_about(visit: Visit, tmp_path: Path) 
     assert visit.answer(TUNED).locator(".words").inner_text()
 
 
+def test_a_field_is_named_once(visit: Visit) -> None:
+    """Some of the server's messages begin with the field, others leave it to ``param``."""
+    visit.text_field().fill("Say <|im_end|>")
+    visit.page.click("#ask")
+    visit.finished()
+
+    error = visit.answer(TUNED).locator(".error").inner_text()
+    assert error.startswith("messages[0].content[0].text: the text spells <|im_end|>")
+    assert error.count("messages") == 1
+
+
+@pytest.fixture
+def alias(server: Server) -> Iterator[str]:
+    def change(method: str, data: bytes | None = None) -> None:
+        request = urllib.request.Request(
+            f"{server.url}/admin/aliases/stable",
+            data=data,
+            headers={"authorization": f"Bearer {ADMIN_KEY}", "content-type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
+
+    change("PUT", json.dumps({"target": TUNED}).encode())
+    yield "stable"
+    change("DELETE")
+
+
+def test_a_model_with_an_alias_is_asked_once(visit: Visit, alias: str) -> None:
+    page = visit.page
+    page.reload()
+    page.locator(".chip .alias").wait_for()
+
+    assert page.locator(".chip").count() == 2
+    assert page.locator("#served").inner_text() == "2 models served"
+    assert page.locator(".chip", has_text=TUNED).locator(".alias").inner_text() == f"alias: {alias}"
+    assert visit.answer(TUNED).locator(".alias").inner_text() == f"alias: {alias}"
+    assert visit.answer(BASE).locator(".alias").count() == 0
+    visit.text_field().fill("What is 3 plus 4?")
+    page.click("#ask")
+    visit.finished()
+    assert sorted(body["model"] for body in visit.bodies) == sorted([BASE, TUNED])
+
+
 def test_files_of_other_kinds_are_named(visit: Visit, tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("hello")
@@ -359,8 +404,6 @@ def test_without_a_script_it_says_so(browser: "Browser", server: Server) -> None
 
 
 def test_its_files_carry_the_policy(server: Server) -> None:
-    import urllib.request
-
     for path in ("/", "/playground/app.js", "/playground/style.css"):
         with urllib.request.urlopen(f"{server.url}{path}") as response:
             policy = response.headers["content-security-policy"]
@@ -370,8 +413,6 @@ def test_its_files_carry_the_policy(server: Server) -> None:
 
 
 def test_thumbnails_come_only_when_asked_for(server: Server, clip: Path) -> None:
-    import urllib.request
-
     url = media.data_url(clip.read_bytes(), "video/mp4")
     message = {"role": "user", "content": [media.video(url)]}
     body = json.dumps({"model": TUNED, "messages": [message]}).encode()

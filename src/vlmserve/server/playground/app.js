@@ -288,7 +288,7 @@ function onPaste(event) {
 
 async function loadModels() {
   try {
-    models = await listModels();
+    models = withAliases(await listModels());
     show(byId("banner"), "");
   } catch (error) {
     models = [];
@@ -299,6 +299,18 @@ async function loadModels() {
   drawModels();
   drawAnswers();
   scheduleMeasure();
+}
+
+// An alias is listed like a model, with the one that it points to as its root: that one is asked.
+function withAliases(listed) {
+  const names = new Set(listed.map((model) => model.id));
+  const isAlias = (model) => model.root !== model.id && names.has(model.root);
+  return listed
+    .filter((model) => !isAlias(model))
+    .map((model) => ({
+      ...model,
+      aliases: listed.filter((other) => isAlias(other) && other.root === model.id).map((other) => other.id),
+    }));
 }
 
 function drawModels() {
@@ -318,7 +330,7 @@ function drawModels() {
           scheduleMeasure();
         },
       });
-      return element("label", { class: "chip" }, box, element("bdi", {}, model.id), roleBadge(model));
+      return element("label", { class: "chip" }, box, element("bdi", {}, model.id), roleBadge(model), aliasNote(model));
     }),
   );
 }
@@ -327,6 +339,17 @@ function roleBadge(model) {
   const isBase = models.some((other) => other.parent === model.id);
   if (!model.parent && !isBase) return null;
   return element("span", { class: `role ${model.parent ? "tuned" : "base"}` }, model.parent ? "fine-tune" : "base");
+}
+
+function aliasNote({ id, aliases }) {
+  if (!aliases.length) return null;
+  const names = aliases.flatMap((alias, index) => [index ? ", " : "", element("bdi", {}, alias)]);
+  return element(
+    "span",
+    { class: "alias", title: `Requests for ${aliases.join(" or ")} are answered by ${id}` },
+    aliases.length > 1 ? "aliases: " : "alias: ",
+    ...names,
+  );
 }
 
 function asked() {
@@ -516,7 +539,7 @@ function answerCard(model) {
   return element(
     "article",
     { class: "answer", "data-model": model.id, "aria-label": `Answer of ${model.id}` },
-    element("header", {}, element("h3", {}, element("bdi", {}, model.id)), roleBadge(model)),
+    element("header", {}, element("h3", {}, element("bdi", {}, model.id)), roleBadge(model), aliasNote(model)),
     element("p", { class: "words placeholder" }, "No question asked yet."),
     element("p", { class: "error", hidden: true }),
     element("dl", { class: "timings", hidden: true }),
@@ -595,10 +618,20 @@ async function askOne(model, signal) {
   }
 }
 
+// Whether a message has the field in it as a word, so that it need not be said once more.
+function names(message, field) {
+  const letter = /[\w.[\]]/;
+  for (let at = message.indexOf(field); at >= 0; at = message.indexOf(field, at + 1)) {
+    const isWhole = !letter.test(message[at - 1] ?? " ") && !letter.test(message[at + field.length] ?? " ");
+    if (isWhole) return true;
+  }
+  return false;
+}
+
 function showFailure(card, error) {
   const words = card.querySelector(".words");
   if (!words.textContent) words.hidden = true;
-  const field = error.param ? `${error.param}: ` : "";
+  const field = error.param && !names(error.message, error.param) ? `${error.param}: ` : "";
   const code = error instanceof ApiError && error.code ? ` (${error.code})` : "";
   show(card.querySelector(".error"), `${field}${error.message}${code}`);
   blame(error);
