@@ -1,8 +1,9 @@
 """What decoding in processes of its own costs against decoding in the server's process.
 
-The same images and videos go through the decoder of the server, in turns with decoder processes
-and without, for requests of one image and of four. Reported are the time until all of a request's
-media are there, and the processor time that all processes took for it.
+The same images and videos go through the decoder of the server, in turns: in its own process, in
+decoder processes, and with images kept that were decoded before. Requests have one medium or four.
+Reported are the time until all of a request's media are there, and the processor time that all
+processes took for it.
 
     python benchmarks/decode_overhead.py [--rounds N] [--requests N]
 """
@@ -42,10 +43,15 @@ def main() -> None:
     from vlmserve.engine.plugin import register
 
     register()
-    config = MediaConfig()
+    # What was decoded before would not be decoded again.
+    config = MediaConfig(decoded_cache_bytes=0)
     pool = create_pool(config)
     loaders = {"image": ImageMediaIO(), "video": VideoMediaIO(ImageMediaIO())}
-    decoders = {"in process": MediaDecoder(config), "apart": MediaDecoder(config, pool=pool)}
+    decoders = {
+        "in process": MediaDecoder(config),
+        "apart": MediaDecoder(config, pool=pool),
+        "kept": MediaDecoder(MediaConfig(), pool=pool),
+    }
     workloads = {}
     with ThreadPoolExecutor(8) as threads:
         for name, url in media().items():

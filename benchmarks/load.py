@@ -5,7 +5,7 @@ streamed; some leave before the answer; some send what must be refused. Counted 
 request got an answer of the right kind, and whether the server's memory grows: resident bytes of
 all of its processes, sampled after a warm-up, with a straight line through them.
 
-    python benchmarks/load.py [--requests N] [--clients N] [--out NAME]
+    python benchmarks/load.py [--requests N] [--warm-up N] [--clients N] [--out NAME]
 """
 
 import argparse
@@ -39,9 +39,6 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 600
 ANSWER_TIMEOUT_S = 300
-WARM_UP_SHARE = 0.2
-"""Of the requests: caches fill and allocators settle."""
-
 MAX_GROWTH_BYTES = 100 * 2**20
 """Growth that the line through the samples may show from the warm-up's end to the last request."""
 
@@ -98,7 +95,10 @@ class Memory:
 def main() -> None:
     """Run the load and write ``results/load.json``; status 1 where it did not hold."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--requests", type=int, default=5000, help="after the warm-up")
+    parser.add_argument(
+        "--warm-up", type=int, default=2000, help="requests in which caches fill and memory settles"
+    )
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--out", default="load", help="name of the result's file")
     args = parser.parse_args()
@@ -106,24 +106,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as (url, process):
         memory = Memory(psutil.Process(process.pid))
         started = time.monotonic()
-        tally = asyncio.run(load(url, args.requests, args.clients, memory))
+        n_requests = args.warm_up + args.requests
+        tally = asyncio.run(load(url, n_requests, args.clients, memory))
         took_s = time.monotonic() - started
         process.send_signal(signal.SIGTERM)
         status = process.wait(120)
-    growth = grown_bytes(memory.samples, args.requests)
+    growth = grown_bytes(memory.samples, args.warm_up)
     held = not tally.lost and status == 0 and growth <= MAX_GROWTH_BYTES
     result = {
         "question": "does each of many requests get its answer, and does memory stay bounded?",
         "machine": machine,
-        "requests": args.requests,
+        "requests": n_requests,
         "clients": args.clients,
         "seconds": round(took_s, 1),
-        "requests_per_s": round(args.requests / took_s, 2),
+        "requests_per_s": round(n_requests / took_s, 2),
         "outcomes": dict(sorted(tally.outcomes.items())),
         "lost": tally.lost[:20],
         "latency_ms": {kind: percentiles(values) for kind, values in tally.latencies_ms.items()},
         "memory": {
-            "warm_up_requests": round(args.requests * WARM_UP_SHARE),
+            "warm_up_requests": args.warm_up,
             "samples": len(memory.samples),
             "first_mib": round(memory.samples[0][1] / 2**20),
             "last_mib": round(memory.samples[-1][1] / 2**20),
@@ -392,9 +393,9 @@ def error_status(status: int, content: bytes) -> str:
     return str(status) if fields == {"message", "type", "param", "code"} else f"{status} misshapen"
 
 
-def grown_bytes(samples: list[tuple[int, int]], n_requests: int) -> float:
+def grown_bytes(samples: list[tuple[int, int]], warm_up: int) -> float:
     """Growth over the samples behind the warm-up, by a straight line through them."""
-    kept = [(n, size) for n, size in samples if n >= n_requests * WARM_UP_SHARE]
+    kept = [(n, size) for n, size in samples if n >= warm_up]
     done = np.array([n for n, _ in kept], float)
     if len(set(done)) == 1 or not kept:
         raise RuntimeError("too few samples of memory: ask more requests")

@@ -7,7 +7,6 @@ they change.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import logging
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vlmserve.engine.allocator import keep_freed_memory
 from vlmserve.engine.decoder_wire import (
     WINDOW_BYTES,
     create_memory_file,
@@ -41,8 +41,7 @@ pieces. With ``is_copied`` the server copies them at once."""
 
 _FIRST_OWN_FILE = 3
 _FAILED = 70
-# malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# One image takes what the last one left: new pages cost more than decoding into them.
 _KEPT_BYTES = 64 * 2**20
 
 
@@ -147,7 +146,7 @@ def _fork_decoder(
         try:
             control.close()
             _limit(memory_bytes)
-            _keep_freed_memory()
+            keep_freed_memory(_KEPT_BYTES)
             _fall_silent()
             sock, window = files
             _serve(socket.socket(fileno=sock), mmap.mmap(window, WINDOW_BYTES), decode)
@@ -178,14 +177,6 @@ def _fall_silent() -> None:
     for standard in range(_FIRST_OWN_FILE):
         os.dup2(nowhere, standard)
     os.close(nowhere)
-
-
-def _keep_freed_memory() -> None:
-    """Reuse what one image took for the next: new pages cost more than decoding into them."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _data_bytes() -> int:

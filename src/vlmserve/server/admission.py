@@ -110,6 +110,13 @@ class Admission:
                 retry_after_s=self._retry_after_s(),
             )
 
+    def try_take_turn(self) -> bool:
+        """Take a turn if there is one now; ``leave`` must follow then."""
+        if self._n_running >= self._max_running or self._waiting:
+            return False
+        self._start()
+        return True
+
     async def take_turn(self, timeout_s: float) -> None:
         """Wait for a turn; ``leave`` must follow.
 
@@ -121,8 +128,7 @@ class Admission:
             DeadlineError: The turn would come, or did not come, within the request's time.
             EngineUnavailableError: The engine died meanwhile.
         """
-        if self._n_running < self._max_running and not self._waiting:
-            self._start()
+        if self.try_take_turn():
             return
         self.require_room()
         expected_s = self.expected_wait_s()

@@ -95,7 +95,8 @@ class RequestReader:
     async def _next(self, receive: "Receive", deadline: float) -> "Message":
         left_s = min(self._config.body_idle_timeout_s, deadline - time.monotonic())
         try:
-            message = await asyncio.wait_for(receive(), max(left_s, 0.0))
+            async with asyncio.timeout(max(left_s, 0.0)):
+                message = await receive()
         except TimeoutError:
             raise SlowRequestError(
                 f"the request's body did not arrive within {self._config.body_timeout_s:g} s, or "

@@ -1,0 +1,28 @@
+"""What this process's memory allocator keeps, where it is glibc's; others are left alone."""
+
+import ctypes
+
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_N_ARENAS = 2
+
+
+def share_few_arenas() -> None:
+    """Let all threads share two arenas.
+
+    Each of many threads that handles megabytes now and then leaves an arena of its own full of
+    holes; a process that runs one thread at a time gains nothing from that.
+    """
+    _tell(_M_ARENA_MAX, _N_ARENAS)
+
+
+def keep_freed_memory(n_bytes: int) -> None:
+    """Reuse freed memory up to this size, instead of giving it back and taking new pages."""
+    _tell(_M_MMAP_THRESHOLD, n_bytes)
+    _tell(_M_TRIM_THRESHOLD, n_bytes)
+
+
+def _tell(option: int, value: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(option, value)
