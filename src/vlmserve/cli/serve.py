@@ -123,7 +123,7 @@ def _serve(
         stages.begin("importing vLLM")
         prepare_vllm()
         rollout = rollout_flags(plan, config)
-        vllm_args = parse_vllm_flags([*vllm_flags(plan, config), *rollout], args.vllm_flags)
+        vllm_args = parse_vllm_flags(vllm_flags(plan, config, rollout), args.vllm_flags)
         settings = served_settings(plan, config, [*rollout, *args.vllm_flags])
         import uvloop
 

@@ -45,18 +45,25 @@ _RESERVED = {
     "--allowed-local-media-path": "--set media.allowed_roots=[DIR]",
 }
 
+_IN_VISION = "--enable-tower-connector-lora"
 
-def vllm_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
-    """Spell the plan and the operator's settings as flags of ``vllm serve``."""
+
+def vllm_flags(
+    plan: "ServingPlan", config: "ServeConfig", rollout: Sequence[str] = ()
+) -> list[str]:
+    """Spell the plan and the operator's settings as flags of ``vllm serve``.
+
+    Args:
+        plan: What is served.
+        config: The operator's settings.
+        rollout: What ``rollout_flags`` gave; the room that the plan's adapters take is in it.
+    """
     flags = ["--model", str(plan.model_path), "--served-model-name", plan.base_name]
     flags += _engine_flags(config.engine)
     flags += _json_flag("--mm-processor-kwargs", plan.mm_processor_kwargs)
     flags += _json_flag("--media-io-kwargs", plan.media_io_kwargs)
+    flags += rollout or _adapter_room(plan)
     if plan.adapters:
-        max_rank = max(adapter.max_rank for adapter in plan.adapters)
-        flags += ["--enable-lora", "--max-lora-rank", str(max_rank)]
-        # One slot more than adapters: the base's requests then never share one.
-        flags += ["--max-loras", str(len(plan.adapters) + 1)]
         modules = [
             {
                 "name": adapter.name,
@@ -66,27 +73,34 @@ def vllm_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
             for adapter in plan.adapters
         ]
         flags += ["--lora-modules", *map(json.dumps, modules)]
-        if any(adapter.in_vision for adapter in plan.adapters):
-            flags.append("--enable-tower-connector-lora")
+        if any(adapter.in_vision for adapter in plan.adapters) and _IN_VISION not in rollout:
+            flags.append(_IN_VISION)
     return flags + _server_flags(config)
 
 
-def rollout_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
-    """Flags that make room for adapters which are loaded while the server runs.
+def _adapter_room(plan: "ServingPlan") -> list[str]:
+    if not plan.adapters:
+        return []
+    return _room_flags(max(adapter.max_rank for adapter in plan.adapters), len(plan.adapters))
 
-    They come after those of ``vllm_flags`` and win over them.
-    """
+
+def rollout_flags(plan: "ServingPlan", config: "ServeConfig") -> list[str]:
+    """Flags that make room for adapters which are loaded while the server runs."""
     server = config.server
     if server.adapter_root is None:
         return []
     first = plan.adapter
     rank = max(server.max_adapter_rank, 1 if first is None else first.max_rank)
-    flags = ["--enable-lora", "--max-lora-rank", str(lora_room(rank))]
-    # One slot more than adapters: the base's requests then never share one.
-    flags += ["--max-loras", str(server.max_adapters + 1)]
+    flags = _room_flags(lora_room(rank), server.max_adapters)
     if server.adapters_in_vision:
-        flags.append("--enable-tower-connector-lora")
+        flags.append(_IN_VISION)
     return flags
+
+
+def _room_flags(max_rank: int | None, n_adapters: int) -> list[str]:
+    # One slot more than adapters: the base's requests then never share one.
+    slots = ["--max-loras", str(n_adapters + 1)]
+    return ["--enable-lora", "--max-lora-rank", str(max_rank), *slots]
 
 
 def _engine_flags(engine: "EngineConfig") -> list[str]:

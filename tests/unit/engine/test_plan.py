@@ -290,3 +290,36 @@ def test_room_for_adapters_that_come_later(write: CheckpointWriter, tmp_path: Pa
     ]  # fmt: skip
     vision = config(root, "server.adapters_in_vision=true")
     assert "--enable-tower-connector-lora" in rollout_flags(plan, vision)
+
+
+@pytest.mark.parametrize("in_vision", [False, True])
+@pytest.mark.parametrize("settings", [[], ["server.adapters_in_vision=true"]])
+def test_each_flag_is_given_once(
+    write: CheckpointWriter, tmp_path: Path, settings: list[str], *, in_vision: bool
+) -> None:
+    """vLLM warns of those that are given twice."""
+    base = write.model("base")
+    modules = {"visual.blocks.0.attn.qkv": (48, 16)} if in_vision else None
+    checkpoint = load_checkpoint(write.adapter(base, modules))
+    settings = [f"server.adapter_root={tmp_path}", "server.max_adapters=3", *settings]
+    later = config(*settings)
+    plan = plan_serving(checkpoint, later, tmp_path)
+
+    flags = vllm_flags(plan, later, rollout_flags(plan, later))
+
+    names = [flag for flag in flags if flag.startswith("--")]
+    assert sorted(names) == sorted(set(names))
+    assert value(flags, "--max-loras") == "4"
+    assert value(flags, "--max-lora-rank") == "64"
+    assert ("--enable-tower-connector-lora" in flags) == (in_vision or len(settings) > 2)
+    assert json.loads(value(flags, "--lora-modules"))["name"] == "adapter"
+
+
+def test_room_for_adapters_beside_a_whole_model(write: CheckpointWriter, tmp_path: Path) -> None:
+    later = config(f"server.adapter_root={tmp_path}")
+    plan = plan_serving(load_checkpoint(write.model("base")), later, tmp_path)
+
+    flags = vllm_flags(plan, later, rollout_flags(plan, later))
+
+    assert flags.count("--enable-lora") == 1
+    assert "--lora-modules" not in flags
