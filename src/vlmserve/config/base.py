@@ -1,11 +1,18 @@
 """Reading a YAML file into a strict model, with errors that name file, line and field."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import override
 
 from vlmserve.errors import ConfigError
@@ -17,10 +24,67 @@ UNION_MARK = "member:"
 and messages leave them out."""
 
 
+_MAPPING = "a mapping of keys to values is expected"
+_LIST = "a list is expected"
+_OWN_WORDS = {
+    "extra_forbidden": "unknown key",
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+}
+"""What pydantic says in words of Python, by its names of faults."""
+
+
 class StrictModel(BaseModel):
     """A configuration model: frozen, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """Refuse what pydantic takes for 1 and 0: YAML's yes, no, on and off."""
+        try:
+            found = read(value)
+        except ValidationError as error:
+            # That it must be greater than 0 says nothing to who wrote "no".
+            if isinstance(value, bool) and _is_out_of_range(error):
+                raise _no_numbers([()]) from error
+            raise
+        if places := list(_switched(value, found, ())):
+            raise _no_numbers(places)
+        return found
+
+
+_Place = tuple[int | str, ...]
+
+
+def _switched(value: Any, found: Any, place: _Place) -> Iterator[_Place]:
+    """Where a value was true or false and became a number."""
+    if isinstance(value, bool):
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            yield place
+    elif isinstance(value, Mapping) and isinstance(found, Mapping):
+        for key in (key for key in value if key in found):
+            yield from _switched(value[key], found[key], (*place, str(key)))
+    elif isinstance(value, list | tuple) and isinstance(found, list | tuple):
+        for i, (before, after) in enumerate(zip(value, found, strict=False)):
+            yield from _switched(before, after, (*place, i))
+
+
+def _is_out_of_range(error: ValidationError) -> bool:
+    return all(fault["type"].startswith(("greater_", "less_")) for fault in error.errors())
+
+
+def _no_numbers(places: Iterable[_Place]) -> ValidationError:
+    kind = PydanticCustomError(
+        "number_expected",
+        "a number is expected; YAML reads yes, no, on and off as true and false",
+    )
+    faults = [InitErrorDetails(type=kind, loc=place, input=None) for place in places]
+    return ValidationError.from_exception_data("settings", faults)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -144,10 +208,7 @@ def _fault(fault: Any, root: yaml.Node | None, path: Path | None, given: Mapping
     loc = [str(part) for part in fault["loc"] if not str(part).startswith(UNION_MARK)]
     field = ".".join(loc) or "(top level)"
     message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        message = "unknown key"
-    elif fault["type"] in ("model_type", "model_attributes_type"):
-        message = "a mapping of keys to values is expected"
+    message = _OWN_WORDS.get(fault["type"], message)
     for key, source in given.items():
         if field == key or field.startswith(f"{key}.") or key.startswith(f"{field}."):
             return f"{source}: {field}: {message}"

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field
@@ -78,6 +79,58 @@ def test_every_fault_is_told(file: Path) -> None:
         load_config(file, Outer)
 
     assert caught.value.message.count("serve.yaml:") == 2
+
+
+class Numbers(StrictModel):
+    n: int = Field(default=1, gt=0)
+    seconds: float = 1.0
+    margin: float | None = None
+    each: tuple[int, ...] = ()
+    by_name: dict[str, float] = Field(default_factory=dict)
+    either: bool | int = 0
+    anything: dict[str, Any] = Field(default_factory=dict)
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("n: yes", "1: n"),
+        # Not that it must be greater than 0.
+        ("n: no", "1: n"),
+        ("seconds: yes", "1: seconds"),
+        ("margin: on", "1: margin"),
+        ("n: 2\neach: [1, true]", "2: each.1"),
+        ("by_name:\n  a: 1\n  b: off", "3: by_name.b"),
+        ("inner:\n  port: yes", "2: inner.port"),
+    ],
+)
+def test_yes_and_no_are_no_numbers(file: Path, text: str, place: str) -> None:
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, Numbers)
+
+    assert caught.value.message == (
+        f"{file}:{place}: a number is expected; YAML reads yes, no, on and off as true and false"
+    )
+
+
+def test_whole_numbers_are_numbers_and_other_fields_may_be_true(file: Path) -> None:
+    file.write_text("seconds: 600\neach: [1, 2]\neither: yes\nanything: {a: no, b: [on]}\n")
+
+    config = load_config(file, Numbers)
+
+    assert config.seconds == 600
+    assert config.either is True
+    assert config.anything == {"a": False, "b": [True]}
+
+
+def test_a_list_is_called_a_list(file: Path) -> None:
+    file.write_text("server:\n  hosts: a\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, Outer)
+    assert caught.value.message == f"{file}:2: server.hosts: a list is expected"
 
 
 class Listed(StrictModel):
