@@ -5,24 +5,18 @@ import errno
 import importlib
 import io
 import logging
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from typing_extensions import override
 
 from vlmserve.cli.console import create_console
+from vlmserve.cli.termination import INTERRUPTED, end_at_sigterm
 from vlmserve.errors import ConfigError, VlmserveError
 
 _LOG = logging.getLogger(__name__)
-
-INTERRUPTED = 130
-_CLEAN_UP_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments, argparse.Namespace(passed_on=passed_on))
     _set_up_logging()
     _set_up_streams()
-    if threading.current_thread() is threading.main_thread():
-        # Ended like Ctrl-C: engines and scratch directories are cleaned up on the way out.
-        signal.signal(signal.SIGTERM, _interrupt)
+    end_at_sigterm()
     try:
         status: int = args.run(args)
     except VlmserveError as error:
@@ -99,20 +91,6 @@ def _status_of(error: Exception) -> int:
         return ConfigError.exit_code
     _LOG.exception("this is a bug in vlmserve; please report it")
     return VlmserveError.exit_code
-
-
-def _interrupt(*_: object) -> NoReturn:
-    # An engine that is interrupted while it loads may wait for its own processes for ever.
-    watchdog = threading.Timer(_CLEAN_UP_S, _give_up)
-    watchdog.daemon = True
-    watchdog.start()
-    raise KeyboardInterrupt
-
-
-def _give_up() -> NoReturn:
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(INTERRUPTED)
 
 
 def _discard_output() -> None:

@@ -20,7 +20,8 @@ from vlmserve.cli.options import (
     require_sound,
 )
 from vlmserve.cli.stages import Stages
-from vlmserve.errors import ConfigError
+from vlmserve.cli.termination import Terminated, end_at_sigterm, was_terminated
+from vlmserve.errors import ConfigError, VlmserveError
 
 if TYPE_CHECKING:
     import socket
@@ -73,13 +74,20 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from vlmserve.server.run import bind
 
+    # Until the server listens; then it drains.
+    end_at_sigterm(kill=True)
     with contextlib.ExitStack() as sockets:
         sock = sockets.enter_context(bind(config.server.host, config.server.port))
         metrics_port = config.server.metrics_port
         metrics_sock = None
         if metrics_port is not None:
             metrics_sock = sockets.enter_context(bind(config.server.host, metrics_port))
-        _serve(args, config, sock, metrics_sock)
+        try:
+            _serve(args, config, sock, metrics_sock)
+        except (Terminated, VlmserveError):
+            if not was_terminated():
+                raise
+            _LOG.info("stopped before it was ready")
     return 0
 
 

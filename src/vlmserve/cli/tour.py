@@ -106,7 +106,8 @@ def _files(page: Path) -> tuple[str, ...]:
 
 
 def _run(console: Console, *steps: _Step) -> None:
-    from vlmserve.cli.main import INTERRUPTED, main
+    from vlmserve.cli.main import main
+    from vlmserve.cli.termination import INTERRUPTED
 
     for step in steps:
         _announce(console, step.title, step.arguments)
