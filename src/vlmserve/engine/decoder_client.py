@@ -87,6 +87,10 @@ class EndedIdleError(Exception):
     """A decoder had ended with nothing to do, as where the system ran out of memory."""
 
 
+class EndedUnseenError(Exception):
+    """A decoder ended, and nobody knows of what: whatever it was forked from has ended as well."""
+
+
 class Decoder:
     """One decoder process, used by one thread at a time.
 
@@ -94,11 +98,12 @@ class Decoder:
         pid: The process.
         sock: What it listens to.
         window: The memory that is shared with it.
-        reap: Waits for a process that has ended, and gives its status.
+        reap: Waits for a process that has ended, and gives its status, or ``None`` where that is
+            not known: nobody can be told whether the file was at fault.
     """
 
     def __init__(
-        self, pid: int, sock: socket.socket, window: mmap.mmap, reap: Callable[[int], int]
+        self, pid: int, sock: socket.socket, window: mmap.mmap, reap: Callable[[int], int | None]
     ) -> None:
         self.pid = pid
         self.n_tasks = 0
@@ -123,6 +128,7 @@ class Decoder:
 
         Raises:
             EndedIdleError: It had ended before.
+            EndedUnseenError: It ended, and why is not known.
             MediaError: The file took too long, or ended it.
         """
         self.n_tasks += 1
@@ -144,6 +150,8 @@ class Decoder:
             ) from None
         except (EOFError, OSError, KeyError, TypeError, ValueError) as error:
             status = self.close()
+            if status is None:
+                raise EndedUnseenError from error
             raise MediaError(_say(status)) from error
 
     def _send(self, task: Any, data: bytes, deadline: float) -> None:
@@ -170,8 +178,8 @@ class Decoder:
         self._sock.close()
         self._window.close()
 
-    def close(self) -> int:
-        """End it, if it has not ended by itself, and give its status."""
+    def close(self) -> int | None:
+        """End it, if it has not ended by itself, and give its status where that is known."""
         self.drop()
         metrics.DECODER_RESTARTS.inc()
         # Its number stays its own until the template has waited for it.

@@ -6,12 +6,13 @@ refusal; the decoder is replaced when the next file comes.
 
 import contextlib
 import queue
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlmserve.engine.decoder_client import Decoder, EndedIdleError, Lease, Read
+from vlmserve.engine.decoder_client import Decoder, EndedIdleError, EndedUnseenError, Lease, Read
 from vlmserve.engine.decoder_process import Decode
-from vlmserve.engine.decoder_template import DecoderTemplate
+from vlmserve.engine.decoder_template import DecoderTemplate, lost_error
 from vlmserve.engine.decoder_wire import Answer, map_memory_file
 from vlmserve.errors import EngineUnavailableError, MediaError
 
@@ -63,6 +64,8 @@ class DecoderPool:
         self._template = DecoderTemplate(memory_bytes, decode)
         # The last one used is taken first: its memory is warm. ``None`` is one to be forked.
         self._idle: queue.LifoQueue[Decoder | None] = queue.LifoQueue()
+        self._n_places = n_processes
+        self._lock = threading.Lock()
         for _ in range(n_processes):
             self._idle.put(None)
 
@@ -99,6 +102,8 @@ class DecoderPool:
                     answer = decoder.run((allowance, task), data, lease, deadline)
                 except EndedIdleError:
                     continue
+                except EndedUnseenError as error:
+                    raise lost_error() from error
                 if "memory" in answer.content and decoder.n_tasks > 1:
                     # What it leaked before may have been in the way.
                     decoder.close()
@@ -116,18 +121,45 @@ class DecoderPool:
 
     @contextlib.contextmanager
     def _taken(self) -> "Iterator[Decoder]":
+        decoder = self._take()
         try:
-            decoder = self._idle.get(timeout=self._queue_timeout_s)
-        except queue.Empty:
-            raise EngineUnavailableError(
-                "too many images and videos wait to be decoded; try again later"
-            ) from None
-        try:
-            if decoder is None:
-                decoder = self._template.fork()
             yield decoder
         finally:
-            self._idle.put(None if decoder is None or decoder.is_closed else decoder)
+            self._idle.put(None if decoder.is_closed else decoder)
+
+    def _take(self) -> Decoder:
+        """Wait for a decoder, or for a place for one to be forked."""
+        deadline = time.monotonic() + self._queue_timeout_s
+        while True:
+            try:
+                decoder = self._idle.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                raise EngineUnavailableError(
+                    "too many images and videos wait to be decoded; try again later"
+                ) from None
+            if decoder is not None:
+                return decoder
+            try:
+                return self._template.fork()
+            except EngineUnavailableError:
+                self._give_up_a_place()
+            except BaseException:
+                self._idle.put(None)
+                raise
+
+    def _give_up_a_place(self) -> None:
+        """Leave a place empty: the decoders that there are go on without the template.
+
+        Raises:
+            EngineUnavailableError: There are none.
+        """
+        with self._lock:
+            self._n_places -= 1
+            if self._n_places > 0:
+                return
+        # Whoever waits is to be told as well.
+        self._idle.put(None)
+        raise lost_error()
 
     def _read(self, answer: Answer, decoder: Decoder, read: Read[T]) -> T:
         content = answer.content

@@ -340,14 +340,105 @@ def test_closing_ends_every_process(create_pool: Callable[..., DecoderPool]) -> 
     wait_for_the_end(pid)
 
 
-def test_loss_of_the_template(pool: DecoderPool) -> None:
-    pid = int(run(pool, "pid"))
+def kill_template(pid: int) -> int:
+    """Kill what a decoder was forked from, and wait until it has ended."""
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
-    with pytest.raises(EngineUnavailableError, match="cannot be decoded any more"):
-        run(pool, "exit")
+    wait_for_the_end(parent)
+    return parent
+
+
+def test_loss_of_the_template(pool: DecoderPool) -> None:
+    template = kill_template(int(run(pool, "pid")))
 
     assert pool.is_lost
+    assert not psutil.pid_exists(template)
+    # The decoder that there is goes on until it ends.
+    assert run(pool, "image") == b"content"
+    with pytest.raises(EngineUnavailableError, match="cannot be decoded any more"):
+        run(pool, "exit")
+    with pytest.raises(EngineUnavailableError, match="cannot be decoded any more"):
+        run(pool, "image")
+
+
+def test_places_without_a_decoder_are_left_when_the_template_is_lost(
+    create_pool: Callable[..., DecoderPool],
+) -> None:
+    """Files wait for the one decoder that there is, and none is refused."""
+    pool = create_pool(n_processes=3)
+    template = kill_template(int(run(pool, "pid")))
+    answers: list[bytes] = []
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    class Busy(Lease):
+        @override
+        def count(self, n_bytes: int, n_pixels: int, about: Mapping[str, Any] | None) -> bool:
+            begun.set()
+            return may_go_on.wait(60)
+
+    busy = threading.Thread(target=lambda: pool.decode("count", b"", Busy(), read))
+    busy.start()
+    assert begun.wait(60)
+    waiting = [
+        threading.Thread(target=lambda: answers.append(run(pool, "image"))) for _ in range(4)
+    ]
+    for thread in waiting:
+        thread.start()
+    may_go_on.set()
+    for thread in (busy, *waiting):
+        thread.join(60)
+
+    assert answers == [b"content"] * 4
+    assert pool.is_lost
+    assert not psutil.pid_exists(template)
+
+
+def test_idle_decoder_that_ended_with_the_template(
+    create_pool: Callable[..., DecoderPool],
+) -> None:
+    """Another one that lives takes its file."""
+    pool = create_pool(n_processes=2)
+    pids: list[bytes] = []
+
+    class Nested(Lease):
+        @override
+        def count(self, n_bytes: int, n_pixels: int, about: Mapping[str, Any] | None) -> bool:
+            if not pids:
+                pids.append(run(pool, "pid"))
+            return True
+
+    pool.decode("count", b"", Nested(), read)
+    assert len(pool.pids) == 2
+    # The one that is taken next.
+    victim = pool.pids[-1]
+    kill_template(victim)
+    os.kill(victim, signal.SIGKILL)
+    wait_for_the_end(victim)
+
+    assert run(pool, "image") == b"content"
+
+
+def test_everybody_is_told_when_the_last_decoder_ends(
+    create_pool: Callable[..., DecoderPool],
+) -> None:
+    pool = create_pool(n_processes=2)
+    kill_template(int(run(pool, "pid")))
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            run(pool, "exit")
+        except EngineUnavailableError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert [str(failure) for failure in failures] == [str(failures[0])] * 6
+    assert "cannot be decoded any more" in str(failures[0])
 
 
 def say(sock: socket.socket, text: bytes, *files: int) -> None:
