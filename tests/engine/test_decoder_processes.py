@@ -53,12 +53,14 @@ def test_decoder_that_is_killed_at_a_request(server: Server, client: openai.Open
     # Stopped ones hold the request up until they are killed. How long it takes to reach one is not
     # known, and one that ends before is replaced without a word.
     error: BaseException | None = None
-    for patience_s in (0.5, 2, 8):
+    for number, patience_s in enumerate((0.5, 2, 8)):
+        # One that was decoded before needs no decoder.
+        new = image(media.png((84, 112 + 28 * number), media.RED))
         stopped = decoders(server)
         for process in stopped:
             process.suspend()
         with concurrent.futures.ThreadPoolExecutor() as threads:
-            asked = threads.submit(answer, client, image(RED), QUESTION)
+            asked = threads.submit(answer, client, new, QUESTION)
             time.sleep(patience_s)
             for process in stopped:
                 os.kill(process.pid, signal.SIGKILL)
