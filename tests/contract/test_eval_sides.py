@@ -100,9 +100,40 @@ def test_a_run_of_another_suite_is_refused_and_the_reason_named(
     suite.write_text(suite.read_text() + "sampling: {max_tokens: 9}\n")
     assert judge(new, "all")[0] == 2
     assert "sampling.max_tokens: unset there, 9 here" in said(capsys)
-    assert judge(new, "nosuch")[0] == 4
-    assert "--baseline takes a run, too" in said(capsys)
     assert len(two_models.bodies) == n_asked
+
+
+@pytest.mark.parametrize("place", ["--ckpt", "--baseline", "--anchor"])
+@pytest.mark.parametrize("name", ["nosuch", "nosuch:baseline", "run:nosuch"])
+def test_an_unknown_run_is_the_command_lines_fault_as_it_is_of_compare(
+    evaluate: Run,
+    two_models: Any,
+    suite: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    name: str,
+) -> None:
+    evaluate("--run-id", "monday")
+    n_asked = len(two_models.bodies)
+    sides = {"--ckpt": f"{two_models.url}#new", "--baseline": "monday", place: name}
+    capsys.readouterr()
+
+    assert (
+        main(["eval", "--suite", str(suite), *[word for pair in sides.items() for word in pair]])
+        == 2
+    )
+    told = said(capsys)
+    assert "no run" in told
+    assert "the latest runs are monday" in told
+    assert len(two_models.bodies) == n_asked
+    assert main(["compare", "monday", name]) == 2
+
+
+def test_a_checkpoint_that_is_not_there_may_have_been_meant_for_a_run(
+    two_models: Any, judge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(f"{two_models.url}#new", "/nosuch")[0] == 4
+    assert "--baseline takes a run, too" in said(capsys)
 
 
 def test_a_run_that_was_asked_otherwise_is_refused_until_it_is_declared(

@@ -143,6 +143,7 @@ class References:
             )
 
     def _open(self, side: "SideName", reference: str) -> "Checkpoint":
+        self._require_there(side, reference)
         if side == "candidate":
             return open_checkpoint(self._args)
         from vlmserve.checkpoint.source import load_checkpoint
@@ -151,14 +152,28 @@ class References:
         # What adapters lie on is given once for all of them.
         is_adapter = (Path(reference) / ADAPTER_CONFIG).is_file()
         base = self._args.base_model if is_adapter else None
+        return load_checkpoint(reference, base_model=base, path_map=path_map)
+
+    def _require_there(self, side: "SideName", reference: str) -> None:
+        """Tell a checkpoint that is missing from a word that names nothing at all."""
+        from vlmserve.checkpoint.references import resolve
+        from vlmserve.evals.archive import known_runs
+
         try:
-            return load_checkpoint(reference, base_model=base, path_map=path_map)
+            resolve(reference, reference)
         except CheckpointError as error:
-            if not Path(reference).exists():
+            if os.path.lexists(Path(reference).expanduser()):
+                raise
+            flag = _FLAGS[side]
+            if "/" in reference:
                 # A directory that is not there may have been meant for a run.
-                flag = _FLAGS[side]
                 error.hint = error.hint or f"{flag} takes a run, too; vlmserve runs lists them"
-            raise
+                raise
+            raise ConfigError(
+                f"{flag} {reference}: {self._store.path} has no run of this name, and there is no "
+                "such checkpoint",
+                hint=known_runs(self._store),
+            ) from error
 
     def _serve(self, side: "SideName", checkpoint: "Checkpoint") -> None:
         config = self._serving[side].config

@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.report.files import write_reports
     from vlmserve.evals.report.terminal import print_report
 
+    files = report_files(args)
     report = _load(args.run_id, args.store)
-    write_reports(report, report_files(args))
+    write_reports(report, files)
     print_report(report, create_report_console())
     return EXIT_STATUS[report.verdict]
 
@@ -38,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
 def _load(run_id: str, path: Path | None) -> "EvalReport":
     from pydantic import ValidationError
 
+    from vlmserve.evals.archive import known_runs
     from vlmserve.evals.report.eval_report import EvalReport
 
     with open_store(path) as store:
         text = store.find_report(run_id)
-        known = [name for name, _, _ in store.list_reports()]
+        known = known_runs(store)
         is_imported = text is None and bool(store.list_sides(run_id))
     if is_imported:
         raise ConfigError(
@@ -50,10 +52,7 @@ def _load(run_id: str, path: Path | None) -> "EvalReport":
             hint=f"vlmserve compare BASELINE {run_id} --margin M judges it",
         )
     if text is None:
-        raise ConfigError(
-            f"{store.path}: no run {run_id}",
-            hint=f"the latest are {', '.join(known[-3:])}" if known else "it has no runs yet",
-        )
+        raise ConfigError(f"{store.path}: no run {run_id}", hint=known)
     try:
         return EvalReport.model_validate_json(text)
     except ValidationError as error:

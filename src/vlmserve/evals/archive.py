@@ -233,9 +233,13 @@ def _missing(store: AnswerStore, run_id: str, side: SideName) -> ConfigError:
             f"{store.path}: run {run_id} was kept by a version of vlmserve that kept no samples",
             hint=f"judge again with --run-id {run_id}: its answers are kept",
         )
+    return ConfigError(f"{store.path}: no run {run_id}", hint=known_runs(store))
+
+
+def known_runs(store: AnswerStore) -> str:
+    """Name the latest runs of a store, for whoever asked for one that it has not."""
     known = [name for name, _, _ in store.list_reports()]
-    hint = f"the latest are {', '.join(known[-3:])}" if known else "it has no runs yet"
-    return ConfigError(f"{store.path}: no run {run_id}", hint=hint)
+    return f"the latest runs are {', '.join(known[-3:])}" if known else "it has no runs yet"
 
 
 def _load_task(task: KeptTask, rows: Sequence[KeptRow]) -> RecordedTask:
