@@ -196,7 +196,10 @@ def test_what_training_took_is_nothing_to_endpoints(
         (["--set", "engine.dtpe=float32"], "engine.dtpe: unknown key"),
         (["--store", "/dev/null/store"], "/dev/null/store: cannot be opened"),
         (["--json", "/dev/null/report.json"], "--json /dev/null/report.json: cannot be written"),
-        (["--json", "/"], "--json /: cannot be written"),
+        (["--json", "/"], "--json /: cannot be written: it is a directory"),
+        (["--html", "/proc/page.html"], "--html /proc/page.html: cannot be written"),
+        (["--junit", "/proc/new/junit.xml"], "--junit /proc/new/junit.xml: cannot be written"),
+        (["--markdown", "/proc/version"], "--markdown /proc/version: cannot be written"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_sent(

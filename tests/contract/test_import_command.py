@@ -458,6 +458,8 @@ def test_tables_that_cannot_be_used_are_said(
         (write_json(tmp_path / "other.json", [{"a": 1}]), "no column 'index'"),
         (write_json(tmp_path / "none.json", []), "the table has no rows"),
         (tmp_path / "missing.tsv", "no such file"),
+        (tmp_path / "missing", "no such file"),
+        (Path(__file__), "not one of .xlsx, .tsv"),
         (tmp_path, "name the tables themselves"),
     ):
         assert read("run", table, kind="vlmevalkit") == 2

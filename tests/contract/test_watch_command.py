@@ -57,6 +57,7 @@ def test_an_empty_directory_once_is_said(
     ("more", "said"),
     [
         (["--poll", "0"], "--poll 0: must be above 0"),
+        (["--html", "/proc/page.html"], "--html /proc/page.html: cannot be written"),
         (["--timeout", "-1"], "--timeout -1: must be above 0"),
     ],
 )

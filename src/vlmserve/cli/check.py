@@ -13,6 +13,7 @@ from vlmserve.cli.options import (
     add_train_env_argument,
     open_checkpoint,
 )
+from vlmserve.cli.output_files import require_writable
 from vlmserve.doctor.examination import Examination
 from vlmserve.doctor.report import CheckRecord, create_record, render_markdown
 from vlmserve.doctor.run import run_checks
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json == args.markdown == "-":
         raise ConfigError("--json and --markdown: only one of them can go to standard output")
     for name in _REPORTS:
-        _check_writable(name, getattr(args, name))
+        if getattr(args, name) not in (None, "-"):
+            require_writable(name, Path(getattr(args, name)), makes_directories=False)
     with ScanProgress(create_console(stderr=True)) as progress:
         exam = _examination(args, progress)
         report = run_checks(exam)
@@ -128,17 +130,6 @@ def _examination(args: argparse.Namespace, progress: ScanProgress) -> Examinatio
 
 def _as_json(record: CheckRecord) -> str:
     return record.model_dump_json(indent=2) + "\n"
-
-
-def _check_writable(option: str, target: str | None) -> None:
-    """Refuse a place that no report can be written to, before a check that takes minutes."""
-    if target is None or target == "-":
-        return
-    path = Path(target)
-    if path.is_dir():
-        raise ConfigError(f"--{option} {target}: a directory; a file is expected")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--{option} {target}: no such directory as {path.parent}")
 
 
 def _write(option: str, target: str | None, text: str) -> None:

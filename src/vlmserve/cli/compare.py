@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.evals.report.letting_through import exit_status
     from vlmserve.evals.report.terminal import print_report
 
+    files = report_files(args)
     terms = Terms(
         suite=None if args.suite is None else load_suite(args.suite),
         margins=parse_margins(args.margin),
@@ -95,7 +96,6 @@ def run(args: argparse.Namespace) -> int:
         others = _others(store, baseline, candidate, args.anchor)
     report = compare_runs(baseline, candidate, terms, others=others)
     inconclusive_fails = args.on_inconclusive == "fail"
-    files = report_files(args)
     write_reports(report, files, inconclusive_fails=inconclusive_fails)
     console = create_report_console()
     print_report(report, console)

@@ -1,7 +1,6 @@
 """``vlmserve eval``: judge a checkpoint against the one before it."""
 
 import argparse
-import os
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +141,9 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.config.suite import load_suite
 
     require_eval_extra()
+    files = report_files(args)
+    if args.plan and files:
+        raise ConfigError(f"--plan: there is no report to write to --{next(iter(files))}")
     suite = load_suite(args.suite)
     config = load_serve_config(args)
     if "media" not in suite.model_fields_set:
@@ -151,11 +153,6 @@ def run(args: argparse.Namespace) -> int:
     for flag, number in numbers.items():
         if number is not None and number < 1:
             raise ConfigError(f"--{flag} {number}: must be at least 1")
-    files = report_files(args)
-    if args.plan and files:
-        raise ConfigError(f"--plan: there is no report to write to --{next(iter(files))}")
-    for name, path in files.items():
-        _check_writable(name, path)
     run_id = args.run_id or uuid.uuid4().hex[:12]
     from vlmserve.cli.references import References
     from vlmserve.evals.session import Session
@@ -202,15 +199,6 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"report: {path}", soft_wrap=True, markup=False)
     console.print(f"run {report.run_id} is kept in {store_path}", soft_wrap=True, markup=False)
     return exit_status(report, inconclusive_fails=inconclusive_fails)
-
-
-def _check_writable(name: str, path: Path) -> None:
-    # Now, and not when the answers have been paid for.
-    place = path if path.exists() else path.absolute().parent
-    while not place.exists():
-        place = place.parent
-    if path.is_dir() or not os.access(place, os.W_OK) or (place != path and not place.is_dir()):
-        raise ConfigError(f"--{name} {path}: cannot be written")
 
 
 def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":

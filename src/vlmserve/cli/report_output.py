@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmserve.cli.console import create_console
+from vlmserve.cli.output_files import require_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,14 +36,23 @@ def add_report_arguments(parser: argparse.ArgumentParser, *, with_media: bool) -
 
 
 def report_files(args: argparse.Namespace) -> "dict[ReportFormat, Path]":
-    """The files that ``add_report_arguments``' options name, by format."""
+    """The files that ``add_report_arguments``' options name, by format.
+
+    To be called before anything is paid for.
+
+    Raises:
+        ConfigError: One cannot be written.
+    """
     named: dict[ReportFormat, Path | None] = {
         "json": args.json,
         "markdown": args.markdown,
         "junit": args.junit,
         "html": args.html,
     }
-    return {name: path for name, path in named.items() if path is not None}
+    files = {name: path for name, path in named.items() if path is not None}
+    for name, path in files.items():
+        require_writable(name, path)
+    return files
 
 
 def create_report_console() -> "Console":

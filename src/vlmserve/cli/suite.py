@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vlmserve.cli.check_report import ScanProgress
 from vlmserve.cli.console import create_console
 from vlmserve.cli.options import require_eval_extra
+from vlmserve.cli.output_files import require_writable
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     from vlmserve.datasets.read import load_dataset
     from vlmserve.evals.lint import lint_suite
 
+    if args.json not in (None, "-"):
+        require_writable("json", Path(args.json), makes_directories=False)
     suite = load_suite(args.file)
     train = None
     if args.train is not None:
@@ -103,6 +106,8 @@ def _examination(args: argparse.Namespace) -> "Examination | None":
 
 def print_lint(report: "LintReport", console: "Console") -> None:
     """Print what was found: each task, then the remarks, then how many there are."""
+    from vlmserve.evals.lint_report import counted
+
     for task in report.tasks:
         console.print(task.name, style="bold", end="  ", markup=False)
         console.print(f"{task.metric}, {_margin(task)}", markup=False)
@@ -112,10 +117,8 @@ def print_lint(report: "LintReport", console: "Console") -> None:
         console.print(f"{remark.level}:", style=_STYLES[remark.level], end=" ")
         place = "" if remark.task is None else f"{remark.task}: "
         console.print(f"{place}{remark.text}", markup=False, soft_wrap=True)
-    console.print(
-        f"{len(report.tasks)} tasks looked over: {report.count('error')} errors, "
-        f"{report.count('warning')} warnings, {report.count('note')} notes"
-    )
+    found = ", ".join(counted(report.count(level), level) for level in _STYLES)
+    console.print(f"{counted(len(report.tasks), 'task')} looked over: {found}")
 
 
 def _margin(task: "TaskLint") -> str:
@@ -126,18 +129,19 @@ def _margin(task: "TaskLint") -> str:
 
 def _lines(task: "TaskLint") -> list[tuple[str, str]]:
     media = ", ".join(f"{count:,} {kind}" for kind, count in sorted(task.media.items()))
+    subjects = "image, video or text" if task.n_clusters == 1 else "images, videos or texts"
     lines = [
-        ("samples", f"{task.n_samples:,}, about {task.n_clusters:,} images, videos or texts"),
+        ("samples", f"{task.n_samples:,}, about {task.n_clusters:,} {subjects}"),
         ("media", f"{media or 'none'}; {_spread(task.media_per_sample)} a sample"),
     ]
     if task.longest_side_px is not None:
         lines.append(("longest side", f"{_spread(task.longest_side_px)} px"))
     lines += [
-        ("question", f"{_spread(task.question_chars)} characters"),
-        ("target", f"{_spread(task.target_chars)} characters"),
+        ("question", _measured(task.question_chars, "character")),
+        ("target", _measured(task.target_chars, "character")),
     ]
     if task.prompt_tokens is not None:
-        lines.append(("prompt", f"{_spread(task.prompt_tokens)} tokens"))
+        lines.append(("prompt", _measured(task.prompt_tokens, "token")))
     lines += [("slices by", f"{name}: {_values(values)}") for name, values in task.fields.items()]
     if task.power:
         lines.append(("detectable", "; ".join(map(_power, task.power))))
@@ -151,6 +155,10 @@ def _values(counts: "Mapping[str, int]") -> str:
     ]
     rest = len(counts) - len(shown)
     return ", ".join([*shown, f"{rest} more"] if rest else shown)
+
+
+def _measured(spread: "Spread", unit: str) -> str:
+    return f"{_spread(spread)} {unit}{'' if spread.smallest == spread.largest == 1 else 's'}"
 
 
 def _spread(spread: "Spread") -> str:

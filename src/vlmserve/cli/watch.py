@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlmserve.cli.console import create_console
 from vlmserve.cli.options import require_eval_extra
+from vlmserve.cli.output_files import require_writable
 from vlmserve.cli.report_output import create_report_console
 from vlmserve.cli.runs import add_store_argument
 from vlmserve.errors import CheckpointError, ConfigError, EngineError, VlmserveError
@@ -109,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"{flag} {number:g}: must be above 0")
     if not args.folder.is_dir() and (args.once or args.folder.exists()):
         raise ConfigError(f"{args.folder}: no such directory")
+    if args.html is not None:
+        require_writable("html", args.html)
     suite = load_suite(args.suite)
     store_path = args.store or default_store_path()
     _check_flags(args.passed_on)

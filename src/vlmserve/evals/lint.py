@@ -16,11 +16,10 @@ from vlmserve.errors import ConfigError, MediaError
 from vlmserve.evals.clusters import cluster_samples
 from vlmserve.evals.data_task import DataTask
 from vlmserve.evals.eval_task import EvalTask, load_tasks
-from vlmserve.evals.lint_report import Level, LintReport, Power, Remark, TaskLint
+from vlmserve.evals.lint_report import Level, LintReport, Power, Remark, TaskLint, counted
 from vlmserve.evals.lint_rows import as_row, spread
 from vlmserve.evals.lint_tokens import count_tokens
 from vlmserve.evals.power import DISCORDANCES, detectable_at, samples_needed
-from vlmserve.evals.samples import Turn
 from vlmserve.media.headers import ImageHeader, read_image_headers
 
 # Of two checkpoints of one base, one in ten scores differs as a rule; of pairs of answers that a
@@ -126,7 +125,7 @@ def _lint(
         media=Counter(medium.content_type for sample in samples for medium in sample.media),
         media_per_sample=spread([len(sample.media) for sample in samples]),
         longest_side_px=spread(sides) if sides else None,
-        question_chars=spread([sum(map(_n_chars, sample.turns)) for sample in samples]),
+        question_chars=spread([len(sample.question_text) for sample in samples]),
         target_chars=spread([len(sample.target) for sample in samples]),
         fields={name: Counter(values) for name, values in task.fields().items()},
         margin=margin,
@@ -176,7 +175,8 @@ def _remarks(lint: TaskLint, alpha: float) -> Iterator[Remark]:
     if lint.n_duplicates:
         yield remark(
             "warning",
-            f"{lint.n_duplicates} of {lint.n_samples} samples repeat another one",
+            f"{lint.n_duplicates:,} of {counted(lint.n_samples, 'sample')} "
+            f"{'repeats' if lint.n_duplicates == 1 else 'repeat'} another one",
         )
     usual = next((power for power in lint.power if power.discordance in _USUAL), None)
     if usual is None:
@@ -184,7 +184,8 @@ def _remarks(lint: TaskLint, alpha: float) -> Iterator[Remark]:
     if lint.margin is not None and usual.n_needed > lint.n_samples:
         yield remark(
             "warning",
-            f"margin {lint.margin:g} cannot be reached with {lint.n_samples:,} samples: at "
+            f"margin {lint.margin:g} cannot be reached with "
+            f"{counted(lint.n_samples, 'sample')}: at "
             f"{usual.discordance * 100:g} % discordance {usual.n_needed:,} are needed to keep it "
             f"four times out of five at alpha {alpha:g}; these reach {usual.detectable:.3f}",
         )
@@ -205,7 +206,7 @@ def _image_remarks(
         yield Remark(
             level="error",
             task=task.name,
-            text=f"{len(broken)} of {len(headers)} images cannot be read: "
+            text=f"{len(broken):,} of {counted(len(headers), 'image')} cannot be read: "
             + "; ".join(broken[:_MOST_SHOWN]),
         )
     read = [header for header in headers.values() if isinstance(header, ImageHeader)]
@@ -213,7 +214,8 @@ def _image_remarks(
         yield Remark(
             level="warning",
             task=task.name,
-            text=f"{cut} of {len(headers)} image files stop before the image does",
+            text=f"{cut:,} of {counted(len(headers), 'image file')} "
+            f"{'stops' if cut == 1 else 'stop'} before the image does",
         )
 
 
@@ -239,7 +241,3 @@ def as_dataset(task: EvalTask) -> Dataset:
         as_row(sample, path, number) for number, sample in enumerate(task.samples, start=1)
     )
     return Dataset(path=path, format="lm-eval", rows=rows)
-
-
-def _n_chars(turn: Turn) -> int:
-    return sum(len(part) for part in turn.parts if isinstance(part, str))

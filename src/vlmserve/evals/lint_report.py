@@ -8,6 +8,11 @@ from vlmserve.chat import Value
 Level = Literal["error", "warning", "note"]
 
 
+def counted(number: int, what: str) -> str:
+    """Say how many there are: ``1 sample``, ``1,970 samples``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 class Remark(Value):
     """One thing to know of a task, or of the suite."""
 
@@ -64,6 +69,8 @@ class TaskLint(Value):
     """Of images; ``None`` without any."""
 
     question_chars: Spread
+    """Of the last turn of the user, media not counted: what slices call its length."""
+
     target_chars: Spread
     prompt_tokens: Spread | None = None
     """As a checkpoint is served, media included; ``None`` where none was given, or nothing could be

@@ -71,9 +71,12 @@ class SampleCollector:
             raise ConfigError(f"{count} samples cannot be asked\n{shown}")
         if repeated := len(self._samples) - len(self._seen):
             _LOG.warning(
-                "task %s: %d of %d samples repeat another one; they are asked and counted again",
+                "task %s: %d of %d samples %s and counted again",
                 self._task,
                 repeated,
                 len(self._samples),
+                "repeats another one; it is asked"
+                if repeated == 1
+                else "repeat another one; they are asked",
             )
         return tuple(self._samples)

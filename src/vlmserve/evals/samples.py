@@ -180,7 +180,16 @@ class Sample:
     @property
     def question(self) -> str:
         """The last turn of the user, as text."""
-        return next(turn.text() for turn in reversed(self.turns) if turn.role == "user")
+        return self._last_asked.text()
+
+    @property
+    def question_text(self) -> str:
+        """What the last turn of the user says in letters: without its media's placeholders."""
+        return "".join(part for part in self._last_asked.parts if isinstance(part, str))
+
+    @property
+    def _last_asked(self) -> Turn:
+        return next(turn for turn in reversed(self.turns) if turn.role == "user")
 
     @property
     def media(self) -> tuple[Medium, ...]:

@@ -8,7 +8,7 @@ Y. Hochberg 1995, Controlling the false discovery rate, Journal of the Royal Sta
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -95,9 +95,9 @@ def _slices(task: "AskedTask", samples: Sequence["Sample"]) -> Iterator[tuple[st
     yield from _by_value("images", [count["image"] for count in kinds])
     yield from _by_value("videos", [count["video"] for count in kinds])
     yield from _by_number("longest side in pixels", [_longest_side(sample) for sample in samples])
-    yield from _by_number("question length", [len(sample.question) for sample in samples])
+    yield from _by_number("question length", [len(sample.question_text) for sample in samples])
     yield from _by_number("target length", [len(sample.target) for sample in samples])
-    yield from _by_value("script", [_script(sample.question) for sample in samples])
+    yield from _by_value("script", [_script(sample.question_text) for sample in samples])
     for field, values in task.fields().items():
         by_id = dict(zip((each.sample_id for each in task.samples), values, strict=True))
         yield from _by_value(field, [by_id[sample.sample_id] for sample in samples])
@@ -146,11 +146,6 @@ def _longest_side(sample: "Sample") -> int | None:
 def _script(text: str) -> str:
     """The writing system of most letters, by Unicode's names: LATIN, CJK, CYRILLIC, ..."""
     names: Counter[str] = Counter()
-    for letter, count in Counter(_letters(text)).items():
+    for letter, count in Counter(filter(str.isalpha, text)).items():
         names[unicodedata.name(letter, "").partition(" ")[0]] += count
     return next((name for name, _ in names.most_common(1)), "none")
-
-
-def _letters(text: str) -> Iterable[str]:
-    bare = text.replace("<image>", "").replace("<video>", "")
-    return (letter for letter in bare if letter.isalpha())

@@ -5,6 +5,7 @@ requests, media and caches is not used.
 """
 
 import contextlib
+import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,9 +107,11 @@ def _check_known(names: Sequence[str], library: TaskManager, found: TaskFiles) -
         if name in library.all_tasks:
             raise ConfigError(f"{name!r} is a group or tag of lm-eval; list its tasks one by one")
         broken = "".join(f"\n  {fault}" for fault in found.broken.values())
+        near = difflib.get_close_matches(name, (*found.by_name, *library.all_tasks), n=1)
+        defined = f"the suite's files define: {', '.join(sorted(found.by_name)) or 'none'}"
         raise ConfigError(
             f"no task {name!r}, neither in the suite's files nor in lm-eval's library{broken}",
-            hint=f"the suite's files define: {', '.join(sorted(found.by_name)) or 'none'}",
+            hint=f"did you mean {near[0]!r}?" if near else defined,
         )
 
 

@@ -15,9 +15,11 @@ from vlmserve.config.serve import ServeConfig
 from vlmserve.config.suite import SuiteConfig, load_suite
 from vlmserve.datasets.read import load_dataset
 from vlmserve.doctor.examination import Examination
+from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.lint import lint_suite
 from vlmserve.evals.lint_report import LintReport
 from vlmserve.evals.power import detectable_at, samples_needed
+from vlmserve.evals.slices import find_slices
 from vlmserve.evals.statistics import detectable_difference
 
 
@@ -62,7 +64,7 @@ def test_a_suite_is_counted_and_its_power_is_told(receipts: Path) -> None:
     assert [power.discordance for power in task.power] == [0.05, 0.1, 0.2]
     assert task.power[1].n_needed == samples_needed(0.02, 0.1, alpha=0.05)
     duplicates, margin = texts(report, "warning")
-    assert duplicates == "receipts: 1 of 41 samples repeat another one"
+    assert duplicates == "receipts: 1 of 41 samples repeats another one"
     assert margin.startswith(
         "receipts: margin 0.02 cannot be reached with 41 samples: at 10 % discordance 1,970 are "
     )
@@ -173,6 +175,50 @@ def test_lm_evals_samples_are_looked_for_in_the_training_set_too(
     assert "color:2 same files, same question" in found
 
 
+def test_questions_are_as_long_as_the_slices_take_them_to_be(suites: Any) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "Hi"},
+                {"role": "user", "content": f"<image>{'Which?' * (1 + number % 2)}"},
+                {"role": "assistant", "content": "A"},
+            ],
+            "images": [f"{number}.png"],
+        }
+        for number in range(20)
+    ]
+    for number in range(20):
+        (suites.root / f"{number}.png").write_bytes(suites.png("red", size=8 + number))
+    write_rows(suites.root / "held.jsonl", rows)
+    suite = suites.load({"data": "held.jsonl", "name": "letters", "scorer": "exact_match"})
+    (lint,) = lint_suite(suite).tasks
+    (task,) = load_tasks(suite)
+    found = find_slices(task, task.samples, {s.sample_id: (1.0, 1.0) for s in task.samples})
+
+    assert (lint.question_chars.smallest, lint.question_chars.largest) == (6, 12)
+    assert {name for name, _ in found if name.startswith("question")} == {
+        "question length = 6",
+        "question length = 12",
+    }
+
+
+def test_one_of_a_thing_is_no_plural(
+    suites: Any, colors: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suites.task(
+        "color", [{**row, "question": "?", "target": "A", "media": []} for row in colors(1)]
+    )
+    main(["suite", "lint", str(suites.suite({"task": "color", "metric": "exact_match"}))])
+    out = capsys.readouterr().out
+
+    assert "1, about 1 image, video or text\n" in out
+    assert "question      1 character\n" in out
+    assert "target        1 character\n" in out
+    assert out.endswith("1 task looked over: 1 error, 1 warning, 0 notes\n")
+
+
 def test_the_command_prints_what_it_found(
     receipts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +229,7 @@ def test_the_command_prints_what_it_found(
     assert "slices by     kind: photo 11, scan 30" in out
     assert "longest side  20 to 59 (median 40, 95 % up to 57) px" in out
     assert "warning: receipts: margin 0.02 cannot be reached" in out
-    assert out.endswith("1 tasks looked over: 0 errors, 2 warnings, 0 notes\n")
+    assert out.endswith("1 task looked over: 0 errors, 2 warnings, 0 notes\n")
 
 
 def test_warnings_decide_where_they_are_asked_to(receipts: Path) -> None:
@@ -206,7 +252,8 @@ def test_the_command_writes_json(
     ("arguments", "message"),
     [
         (["--train", "none.jsonl"], "none.jsonl: no such file"),
-        (["--json", "/none/lint.json"], "--json /none/lint.json"),
+        (["--json", "/none/lint.json"], "--json /none/lint.json: cannot be written: no such dir"),
+        (["--json", "/proc/lint.json"], "--json /proc/lint.json: cannot be written"),
     ],
 )
 def test_a_wrong_argument_is_an_error(

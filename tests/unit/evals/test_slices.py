@@ -66,6 +66,8 @@ def test_number_of_images_and_length_of_targets(suites: Any, store: AnswerStore,
     assert "images = 2" in names(report, worse=True)
     assert "images = 1" in names(report, worse=False)
     assert {"target length = 3", "target length = 8"} <= {each.name for each in report.slices}
+    # All ask "Colour?": the placeholders of media are no part of the question's length.
+    assert not any(each.name.startswith("question length") for each in report.slices)
 
 
 def test_fields_of_the_data_and_scripts(

@@ -106,6 +106,12 @@ def test_a_slip_of_the_pen_is_answered_at_once(suites: Any, colors: Any) -> None
     assert caught.value.hint == "did you mean 'color'?"
 
 
+def test_a_slip_of_the_pen_in_a_name_of_the_library_is_answered_too(suites: Any) -> None:
+    with pytest.raises(ConfigError, match="no task 'chartqaa'") as caught:
+        load_tasks(suites.load({"task": "chartqaa", "metric": "acc"}))
+    assert caught.value.hint == "did you mean 'chartqa'?"
+
+
 def test_a_task_that_is_defined_twice_is_refused(suites: Any, colors: Any) -> None:
     path = suites.task("color", colors(1))
     (suites.folder / "again.yaml").write_text(path.read_text())

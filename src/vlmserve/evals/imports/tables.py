@@ -26,11 +26,11 @@ def read_table(path: Path) -> list[Row]:
         ".json": _read_json,
         ".jsonl": _read_jsonl,
     }
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"{path}: not one of {', '.join(readers)}")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
     try:
         rows = list(reader(path))
     except (OSError, ValueError, csv.Error, KeyError) as error:
