@@ -12,7 +12,7 @@ from vlmserve.checkpoint.overlay import create_overlay, find_gaps
 from vlmserve.checkpoint.processor_settings import load_processor_settings
 from vlmserve.checkpoint.serving_limits import training_media_settings, with_processor_kwargs
 from vlmserve.checkpoint.visual_tokens.formula import load_visual_tokens
-from vlmserve.engine.media_options import ignored_video_options
+from vlmserve.engine.media_options import check_video_settings, ignored_video_options
 from vlmserve.engine.token_rules import PromptLimits
 from vlmserve.errors import AdapterMismatchError, CheckpointError, ConfigError
 from vlmserve.frameworks.image_reading import UNKNOWN, find_image_reader
@@ -109,7 +109,7 @@ def plan_serving(
     Raises:
         AdapterMismatchError: The adapter cannot be laid on a base, or its rank is too high.
         CheckpointError: Files are missing and there is no base to borrow them from.
-        ConfigError: Two models would be served under one name.
+        ConfigError: Two models would be served under one name, or a setting would change nothing.
     """
     if checkpoint.adapter is not None and checkpoint.base is None:
         raise AdapterMismatchError(f"{checkpoint.path}: the adapter's base is not known")
@@ -121,7 +121,7 @@ def plan_serving(
         name = _free_name(other.name, taken)
         others.append(_planned(other, name))
         taken.append(name)
-    notes: list[str] = []
+    notes = [*check_video_settings(config.engine, _ignored_video_options(checkpoint))]
     has_template = config.server.chat_template is not None
     model_path = _complete_directory(checkpoint, scratch, notes, has_template=has_template)
     chosen = config.engine.mm_processor_kwargs
@@ -155,8 +155,12 @@ def prompt_limits(
     return PromptLimits(
         _served_formula(checkpoint, plan.mm_processor_kwargs),
         max_visual_tokens,
-        ignored_video_options(samples_by_time=isinstance(checkpoint.family, QwenVL)),
+        _ignored_video_options(checkpoint),
     )
+
+
+def _ignored_video_options(checkpoint: "Checkpoint") -> frozenset[str]:
+    return ignored_video_options(samples_by_time=isinstance(checkpoint.family, QwenVL))
 
 
 def _served_formula(

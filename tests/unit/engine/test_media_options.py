@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from vlmserve.engine.media_options import find_ignored_option, ignored_video_options
+from vlmserve.config.engine import EngineConfig
+from vlmserve.engine import media_options
+from vlmserve.engine.media_options import (
+    check_video_settings,
+    find_ignored_option,
+    ignored_video_options,
+)
+from vlmserve.errors import ConfigError
 
 BY_TIME = ignored_video_options(samples_by_time=True)
 
@@ -59,3 +66,41 @@ def test_detail_of_an_image(detail: str, is_found: bool) -> None:
     assert (found is not None) is is_found
     if found is not None:
         assert found[0] == "messages[1].content[1].image_url.detail"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"media_io_kwargs": {"video": {"num_frames": 8}}}, "media_io_kwargs.video.num_frames"),
+        ({"media_io_kwargs": {"video": {"num_frames": 32}}}, "media_io_kwargs.video.num_frames"),
+        (
+            {"media_io_kwargs": {"video": {"num_frames": 64, "max_duration": 8}}},
+            "media_io_kwargs.video.max_duration",
+        ),
+        ({"mm_processor_kwargs": {"num_frames": 64}}, "mm_processor_kwargs.num_frames"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(
+    settings: dict[str, Any], field: str
+) -> None:
+    engine = EngineConfig.model_validate(settings)
+
+    with pytest.raises(ConfigError, match=f"^engine.{field}: would change nothing.*max_frames"):
+        check_video_settings(engine, BY_TIME)
+    assert check_video_settings(engine, ignored_video_options(samples_by_time=False)) == ()
+
+
+@pytest.mark.parametrize("number", [33, 768, -1])
+def test_longer_lists_of_frames_may_be_allowed(number: int) -> None:
+    engine = EngineConfig(media_io_kwargs={"video": {"num_frames": number, "fps": 1}})
+
+    (note,) = check_video_settings(engine, BY_TIME)
+    assert f"num_frames={number} limits lists of frames alone" in note
+    assert check_video_settings(EngineConfig(), BY_TIME) == ()
+
+
+def test_vllm_takes_as_many_listed_frames_as_is_written_here() -> None:
+    from vllm.multimodal.media.image import ImageMediaIO
+    from vllm.multimodal.media.video import VideoMediaIO
+
+    assert VideoMediaIO(ImageMediaIO()).num_frames == media_options._LISTED_FRAMES

@@ -238,6 +238,22 @@ def test_operator_wins_over_the_training(write: CheckpointWriter, tmp_path: Path
     )
 
 
+def test_a_setting_that_would_change_nothing_is_refused(
+    write: CheckpointWriter, tmp_path: Path, tiny_llava: dict[str, Any]
+) -> None:
+    video = "engine.media_io_kwargs={{video: {{num_frames: {}}}}}"
+    tuned = load_checkpoint(write.model("tuned"))
+
+    with pytest.raises(ConfigError, match=r"video\.num_frames: would change nothing"):
+        plan_serving(tuned, config(video.format(8)), tmp_path)
+    plan = plan_serving(tuned, config(video.format(64)), tmp_path)
+    assert plan.media_io_kwargs == {"video": {"num_frames": 64}}
+    assert "limits lists of frames alone" in plan.notes[0]
+    # Its loader takes as many frames as it is told.
+    llava = load_checkpoint(write.model("llava", tiny_llava))
+    assert plan_serving(llava, config(video.format(8)), tmp_path).notes == ()
+
+
 def test_limits_of_a_family_without_such_settings_are_said(
     write: CheckpointWriter, tmp_path: Path, tiny_llava: dict[str, Any]
 ) -> None:
