@@ -1,14 +1,20 @@
 """Media on other machines, and videos that are given as pictures, in the user's own data."""
 
 import base64
+import hashlib
+import io
 import json
+import resource
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typing_extensions import override
 
 from vlmserve.chat import FramesPart, ImagePart
@@ -102,6 +108,51 @@ def test_a_url_is_fetched_once_ever_and_sent_as_it_was(suites: Any, host: Host) 
     assert sent == tuple(ImagePart(data=one, content_type="image/png") for one in (red, blue, red))
     assert again.samples == first.samples
     assert sorted(host.asked) == ["/a.png", "/b.png"]
+
+
+@pytest.fixture
+def small_disk(cache: Path) -> Iterator[Callable[[], object]]:
+    """Has fetched files kept on a disk of 64 KiB; calling it makes room.
+
+    Where nothing can be mounted, a limit of what this process may write stands for the disk.
+    """
+    cache.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(cache)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+        grow = ["mount", "-o", "remount,size=16m", str(cache)]
+        yield lambda: subprocess.run(grow, check=True)
+        subprocess.run(["umount", "--lazy", str(cache)], check=True)
+        return
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, limits[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_is_kept(
+    suites: Any, host: Host, cache: Path, small_disk: Callable[[], object]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    large = io.BytesIO()
+    Image.fromarray(noise).save(large, "PNG")
+    host.files = {"/a.png": suites.png("red"), "/b.png": large.getvalue()}
+    load(write(suites, question(f"http://{host.name}/a.png"), media=host.media))
+    suite = write(
+        suites, question(*(f"http://{host.name}/{name}.png" for name in "ab")), media=host.media
+    )
+
+    with pytest.raises(
+        ConfigError, match=f"{cache}: fetched media cannot be kept: (No space|File too large)"
+    ):
+        load(suite)
+    kept = [path for path in (cache / "files").rglob("*") if path.is_file()]
+    assert [path.name for path in kept] == [hashlib.sha256(suites.png("red")).hexdigest()]
+    assert len(list((cache / "urls").iterdir())) == 1
+
+    small_disk()
+    first, second = load(suite).samples[0].media
+    assert (first.data(), second.data()) == (suites.png("red"), large.getvalue())
+    assert host.asked == ["/a.png", "/b.png", "/b.png"]
 
 
 def test_the_guard_stands_between_suites_and_the_network(suites: Any, host: Host) -> None:
