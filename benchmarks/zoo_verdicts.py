@@ -320,8 +320,9 @@ def _likelihood(task: Task, before: Array, after: Array) -> TaskNll:
         difference=float((before - after).mean()),
         lower=lower,
         upper=upper,
-        p_value=1.0,
+        p_value=spread.p_value(),
         drop_level=spread.drop_level(),
+        sign_flip_p=None,
         detectable=0.0,
     )
     return TaskNll(comparison=_comparison(task, pairs), per_byte=None, values={})

@@ -119,10 +119,20 @@ class MeanDifference:
 
     def drop_level(self) -> float:
         """The level from which on the interval lies below 0; 1 where the mean does not."""
-        if self.mean >= 0:
-            return 1.0
-        below = int(np.searchsorted(self.studentised, self.mean / self.error, side="right"))
-        return min(1.0, 2 * (below + 1) / (len(self.studentised) + 1))
+        return self._levels()[0] if self.mean < 0 else 1.0
+
+    def p_value(self) -> float:
+        """The level from which on the interval excludes 0; 1 where nothing differs."""
+        return min(self._levels()) if self.mean else 1.0
+
+    def _levels(self) -> tuple[float, float]:
+        """The levels from which on the interval lies below 0, and above it."""
+        n = len(self.studentised)
+        place = self.mean / self.error
+        n_below = int(np.searchsorted(self.studentised, place, side="right"))
+        n_above = n - int(np.searchsorted(self.studentised, place, side="left"))
+        below, above = (min(1.0, 2 * (count + 1) / (n + 1)) for count in (n_below, n_above))
+        return below, above
 
 
 def sign_flip_p(differences: Array, clusters: Array, seed: int) -> float:

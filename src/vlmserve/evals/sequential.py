@@ -282,5 +282,6 @@ def compare_sequence(
         upper=upper,
         p_value=level,
         drop_level=level,
+        sign_flip_p=None,
         detectable=detectable_difference(before, after, groups, alpha=alpha),
     )

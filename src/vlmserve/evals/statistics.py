@@ -1,8 +1,13 @@
 """Paired statistics over scores: pure functions of numbers, no files and no engines.
 
-Scores of 0 and 1 are compared as matched proportions: Tango's score interval for the difference,
-McNemar's mid-p test for the p-value. Every other score is compared by its differences: a
-studentised bootstrap interval and a sign-flip permutation test.
+Scores of 0 and 1 are compared as matched proportions, by Tango's score interval of the difference.
+Every other score is compared by its differences, by a studentised bootstrap interval.
+
+The p-value of a result is that of its interval's own test, so that the two never contradict each
+other: the interval excludes 0 exactly where the p-value is below its level (M. P. Fay 2010,
+Two-sided exact tests and matching confidence intervals for discrete data, The R Journal 2(1),
+53-58). Beside it stands a second look by a test that shares nothing with the interval, flips of
+signs: McNemar's mid-p for scores of 0 and 1, a permutation test for others. It decides nothing.
 
 Samples that share an image or a video rise and fall together, and a test that takes them for
 independent raises false alarms. They are given as clusters: the spread between clusters is what
@@ -12,7 +17,7 @@ counts, and flips, signs and resamples are taken by the cluster.
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -61,11 +66,16 @@ class PairedResult:
     """Upper end of it."""
 
     p_value: float
-    """Two-sided p-value of "no difference", in ``(0, 1]``."""
+    """The interval's own two-sided p-value of "no difference", in ``(0, 1]``: the interval of
+    confidence ``1 - level`` excludes 0 exactly if ``level`` is above it."""
 
     drop_level: float
     """The interval's own p-value of a drop: the two-sided interval of confidence ``1 - level`` lies
     below 0 exactly if ``level > drop_level``. In ``[0, 1]``; 1 where the candidate is not lower."""
+
+    sign_flip_p: float | None
+    """Two-sided p-value of "no difference" from flips of signs, in ``(0, 1]``; ``None`` where
+    asking stopped as soon as it was enough, for then it does not hold."""
 
     detectable: float
     """Smallest difference that as many pairs with the spread that was seen show with a chance of
@@ -110,13 +120,14 @@ def compare_pairs(
     if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
         method: Method = "matched proportions"
         lower, upper, drop_level = matched_interval(after - before, groups, alpha=alpha)
-        p_value = _matched_p(after - before, groups, seed)
+        p_value = min(drop_level, matched_drop_level(before - after, groups))
+        flip_p = _matched_flip_p(after - before, groups, seed)
     else:
         method = "mean difference"
         spread = MeanDifference.of(before, after, groups, seed)
         lower, upper = spread.interval(alpha)
-        p_value = sign_flip_p(after - before, groups, seed)
-        drop_level = spread.drop_level()
+        p_value, drop_level = spread.p_value(), spread.drop_level()
+        flip_p = sign_flip_p(after - before, groups, seed)
     return PairedResult(
         method=method,
         n_pairs=len(before),
@@ -128,6 +139,7 @@ def compare_pairs(
         upper=upper,
         p_value=p_value,
         drop_level=drop_level,
+        sign_flip_p=flip_p,
         detectable=detectable_difference(before, after, groups, alpha=alpha),
     )
 
@@ -142,9 +154,9 @@ def compare_measures(
 ) -> PairedResult:
     """Compare two runs by a measure on a continuous scale without bounds, such as a likelihood.
 
-    Arguments and result are those of ``compare_pairs``. Where all differences are the same, as
-    those of a model and itself, the interval is that difference, and what speaks for a drop is that
-    every one of the clusters shows it.
+    Arguments and result are those of ``compare_pairs``. Where all clusters differ the same, as
+    those of a model and itself, the interval is that difference, and what speaks for a difference
+    is that every one of the clusters shows it.
 
     Raises:
         ValueError: As ``compare_pairs``, and where there are fewer than 10 clusters: nothing is
@@ -157,12 +169,13 @@ def compare_measures(
         raise ValueError(f"measures need at least {MIN_MEASURES} clusters, got {n_groups}")
     differences = after - before
     lower = upper = float(differences.mean())
-    drop_level = 2 * 0.5**n_groups if lower < 0 else 1.0
+    p_value = 2 * 0.5**n_groups if lower else 1.0
+    drop_level = p_value if lower < 0 else 1.0
     detectable = 0.0
-    if np.ptp(differences) > _SAME * float(abs(differences).max()):
-        spread = MeanDifference.of_measures(before, after, groups, seed)
+    spread = MeanDifference.of_measures(before, after, groups, seed)
+    if spread.error > _SAME * float(abs(differences).max()):
         lower, upper = spread.interval(alpha)
-        drop_level = spread.drop_level()
+        p_value, drop_level = spread.p_value(), spread.drop_level()
         detectable = spread.error * float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - _POWER))
     return PairedResult(
         method="mean difference",
@@ -173,8 +186,9 @@ def compare_measures(
         difference=float(differences.mean()),
         lower=lower,
         upper=upper,
-        p_value=sign_flip_p(differences, groups, seed),
+        p_value=p_value,
         drop_level=drop_level,
+        sign_flip_p=sign_flip_p(differences, groups, seed),
         detectable=detectable,
     )
 
@@ -272,18 +286,32 @@ def matched_interval(
     Returns:
         Lower end, upper end, and ``PairedResult.drop_level``.
     """
-    n, groups = len(differences), int(clusters.max()) + 1
     effect = design_effect(differences, clusters)
     regressed = float((differences < 0).sum()) / effect
     improved = float((differences > 0).sum()) / effect
-    tail = stats.norm if groups == n else stats.t(groups - 1)
-    z = float(tail.isf(alpha / 2))
-    lower, upper = tango_interval(regressed, improved, n / effect, z=z)
-    drop_level = 2 * float(tail.sf(-tango_statistic(regressed, improved)))
-    return lower, upper, min(1.0, drop_level)
+    z = float(_tail(clusters).isf(alpha / 2))
+    lower, upper = tango_interval(regressed, improved, len(differences) / effect, z=z)
+    return lower, upper, matched_drop_level(differences, clusters)
 
 
-def _matched_p(differences: Array, clusters: Array, seed: int) -> float:
+def matched_drop_level(differences: Array, clusters: Array) -> float:
+    """``PairedResult.drop_level`` of ``matched_interval``; with the signs turned, that of a gain.
+
+    At no difference Tango's statistic is McNemar's.
+    """
+    effect = design_effect(differences, clusters)
+    regressed = float((differences < 0).sum()) / effect
+    improved = float((differences > 0).sum()) / effect
+    return min(1.0, 2 * float(_tail(clusters).sf(-tango_statistic(regressed, improved))))
+
+
+def _tail(clusters: Array) -> Any:
+    """The distribution of a difference over its standard error."""
+    groups = int(clusters.max()) + 1
+    return stats.norm if groups == len(clusters) else stats.t(groups - 1)
+
+
+def _matched_flip_p(differences: Array, clusters: Array, seed: int) -> float:
     if int(clusters.max()) + 1 < len(differences):
         return sign_flip_p(differences, clusters, seed)
     return mcnemar_mid_p(int((differences < 0).sum()), int((differences > 0).sum()))

@@ -104,6 +104,7 @@ def _measure(pairs: PairedResult | None) -> MeasureReport | None:
         upper=-pairs.lower + 0.0,
         detectable=pairs.detectable,
         p_value=pairs.p_value,
+        sign_flip_p=pairs.sign_flip_p,
     )
 
 

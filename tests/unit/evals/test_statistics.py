@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from vlmserve.evals.proportions import mcnemar_mid_p, tango_interval
-from vlmserve.evals.statistics import compare_pairs, holm_adjust, matched_interval
+from vlmserve.evals.statistics import (
+    PairedResult,
+    compare_measures,
+    compare_pairs,
+    holm_adjust,
+    matched_interval,
+)
 
 # (regressed, improved, n), Tango's 95 % interval of improved less regressed, mid-p.
 PUBLISHED = [
@@ -122,6 +129,11 @@ def test_holm_agrees_with_statsmodels() -> None:
     assert holm_adjust([]) == []
 
 
+def flip_p(result: PairedResult) -> float:
+    assert result.sign_flip_p is not None
+    return result.sign_flip_p
+
+
 def scores(regressed: int, improved: int, same: int) -> tuple[list[float], list[float]]:
     before = [1.0] * regressed + [0.0] * improved + [1.0] * same
     after = [0.0] * regressed + [1.0] * improved + [1.0] * same
@@ -136,10 +148,48 @@ def test_scores_of_zero_and_one_are_matched_proportions() -> None:
     assert (result.baseline, result.candidate) == pytest.approx((155 / 161, 145 / 161))
     assert result.difference == pytest.approx(-10 / 161)
     assert (result.lower, result.upper) == pytest.approx((-0.1240, -0.0054), abs=1e-4)
-    assert result.p_value == pytest.approx(0.03469, abs=1e-5)
     # At no difference Tango's statistic is McNemar's.
     plain = mcnemar([[0, 6], [16, 0]], exact=False, correction=False)
-    assert result.drop_level == pytest.approx(plain.pvalue)
+    assert result.p_value == result.drop_level == pytest.approx(plain.pvalue)
+    assert flip_p(result) == pytest.approx(0.03469, abs=1e-5)
+
+
+SKEWED = ([-1.0] * 40, [-1.0] * 36 + [-1.02, -1.9, -2.3, -0.99])
+
+
+@pytest.mark.parametrize("compare", [compare_pairs, compare_measures])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        scores(9, 2, 40),
+        scores(3, 12, 40),
+        scores(4, 0, 20),
+        ([0.9, 0.8, 0.7, 0.9] * 6, [0.5, 0.8, 0.6, 0.4] * 6),
+        SKEWED,
+        SKEWED[::-1],
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_p_value_says_what_the_interval_says(
+    compare: Any, pair: tuple[list[float], list[float]], size: int
+) -> None:
+    clusters = [place // size for place in range(len(pair[0]))]
+    p_value = compare(*pair, clusters=clusters).p_value
+    assert 0 < p_value < 1
+
+    for alpha, excludes in ((min(p_value * 1.01, 0.999), True), (p_value * 0.99, False)):
+        result = compare(*pair, clusters=clusters, alpha=alpha)
+        assert (result.lower > 0 or result.upper < 0) is excludes
+        assert result.p_value == p_value
+        assert result.drop_level == (p_value if result.difference < 0 else 1.0)
+
+
+def test_the_same_measures_everywhere_speak_for_nothing() -> None:
+    assert compare_measures([-1.0] * 12, [-1.0] * 12).p_value == 1.0
+    assert compare_measures([-1.0] * 12, [-0.5] * 12).p_value == pytest.approx(2 / 2**12)
+    # Each cluster rises by the same, in one of its two samples.
+    even = compare_measures([-1.0] * 24, [-0.5, -1.0] * 12, clusters=[n // 2 for n in range(24)])
+    assert (even.lower, even.upper, even.p_value) == (0.25, 0.25, 2 / 2**12)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +247,7 @@ def test_graded_interval_never_claims_certainty_nor_leaves_the_scale() -> None:
     two = compare_pairs([0.5, 0.5], [0.5, 0.5])
     assert two.lower < -0.5
     assert two.upper > 0.5
-    assert two.p_value == 1.0
+    assert two.p_value == flip_p(two) == 1.0
     assert compare_pairs([0.9, 1.0], [0.0, 0.1]).lower == -1.0
 
 
@@ -216,15 +266,15 @@ def test_sign_flips_are_exact_with_few_pairs() -> None:
     before, after = [0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.4, 0.6, 0.8, 0.9]
 
     # Of 2^5 ways to sign the differences only "all up" and "all down" are as extreme.
-    assert compare_pairs(before, after).p_value == pytest.approx(2 / 32)
+    assert flip_p(compare_pairs(before, after)) == pytest.approx(2 / 32)
 
 
 def test_sign_flips_are_reproducible() -> None:
     rng = np.random.default_rng(4)
     before, after = list(rng.uniform(size=60)), list(rng.uniform(size=60))
 
-    assert compare_pairs(before, after).p_value == compare_pairs(before, after).p_value
-    assert compare_pairs(before, after).p_value == pytest.approx(
+    assert flip_p(compare_pairs(before, after)) == flip_p(compare_pairs(before, after))
+    assert flip_p(compare_pairs(before, after)) == pytest.approx(
         stats.ttest_rel(after, before).pvalue, abs=0.03
     )
 
@@ -286,8 +336,8 @@ def test_the_permutation_test_of_clusters_agrees_with_their_interval() -> None:
     result = compare_pairs(before, after, clusters=labels)
     _, _, level = matched_interval(np.array(after) - np.array(before), np.array(labels))
 
-    assert result.p_value == pytest.approx(level, abs=0.03) or level == 1.0
-    assert result.p_value > compare_pairs(before, after).p_value
+    assert flip_p(result) == pytest.approx(level, abs=0.03) or level == 1.0
+    assert flip_p(result) > flip_p(compare_pairs(before, after))
 
 
 def test_clusters_of_one_change_nothing() -> None:
@@ -326,6 +376,7 @@ def test_graded_clusters_are_resampled_whole() -> None:
 
     assert together.upper - together.lower > 1.8 * (alone.upper - alone.lower)
     assert together.p_value > alone.p_value
+    assert flip_p(together) > flip_p(alone)
     assert together.detectable > 1.8 * alone.detectable
 
 

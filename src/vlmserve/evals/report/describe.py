@@ -107,6 +107,7 @@ def _task_report(
         upper=None if ends is None else ends[1],
         detectable=None if pairs is None else pairs.detectable,
         p_value=None if pairs is None else pairs.p_value,
+        sign_flip_p=None if pairs is None else pairs.sign_flip_p,
         adjusted_level=verdict.adjusted_level,
         flips=FlipsReport(
             regressed=tuple(_flip(flip) for flip in comparison.regressed),

@@ -104,6 +104,11 @@ class MeasureReport(Value):
     upper: float
     detectable: float
     p_value: float
+    """Of no difference, two-sided, by the interval's own test: it is below ``gate.alpha`` exactly
+    where the interval excludes 0."""
+
+    sign_flip_p: float | None = None
+    """The same by a permutation test of signs, a second look that decides nothing."""
 
 
 class NllReport(Value):
@@ -186,8 +191,14 @@ class TaskReport(Value):
     """Smallest difference that this many samples with this spread show four times out of five."""
 
     p_value: float | None
-    """Of no difference, two-sided; of ``betting`` of no drop. Not adjusted for the number of
+    """Of no difference, two-sided, by the interval's own test: it is below ``gate.alpha`` exactly
+    where the interval excludes 0; of ``betting`` of no drop. Not adjusted for the number of
     tasks."""
+
+    sign_flip_p: float | None = None
+    """Of no difference, two-sided, by flips of signs: McNemar's mid-p for scores of 0 and 1, a
+    permutation test for others. A second look that decides nothing; ``null`` where asking stopped
+    as soon as it was enough."""
 
     adjusted_level: float | None
     """Holm's level of a drop over all tasks with a margin, see ``vlmserve.evals.gate``: a
@@ -222,7 +233,7 @@ class SliceReport(Value):
     lower: float
     upper: float
     p_value: float
-    """Two-sided, of no difference, for this slice alone."""
+    """Two-sided, of no difference, for this slice alone, by its interval's own test."""
 
     adjusted_p: float
     """The same adjusted for all slices of the run (Benjamini and Hochberg)."""
