@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from machine import describe_machine, write_result
 from PIL import Image
 
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.report.html_report import render_html
-from vlmserve.evals.samples import Medium
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.browser.reports import flip, known, report, task

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import CHROMIUM
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.report.eval_report import EvalReport
 from vlmserve.evals.report.html_report import render_html
-from vlmserve.evals.samples import Medium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

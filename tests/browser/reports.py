@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.report.eval_report import EvalReport, SideReport, SuiteReport
 from vlmserve.evals.report.task_report import (
     AnswerReport,
@@ -19,7 +20,6 @@ from vlmserve.evals.report.task_report import (
     SliceReport,
     TaskReport,
 )
-from vlmserve.evals.samples import Medium
 
 TURNED = 6  # EXIF orientation: shown turned by 90 degrees
 

@@ -19,8 +19,8 @@ from tests.browser.reports import (
     report,
     task,
 )
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.report.task_report import MeasureReport, NllReport
-from vlmserve.evals.samples import Medium
 
 pytestmark = pytest.mark.browser
 

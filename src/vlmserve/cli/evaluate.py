@@ -210,7 +210,7 @@ def _load_tasks(suite: "SuiteConfig", limit: int | None) -> "list[EvalTask]":
 def _plan(session: "Session", found: "SideSet", references: "References") -> int:
     from vlmserve.cli.forecast import print_forecast
     from vlmserve.evals.forecast import create_forecast
-    from vlmserve.evals.session import difference_notes
+    from vlmserve.evals.run_notes import difference_notes
 
     sides = found.sides
     with Stages() as stages:
@@ -228,8 +228,8 @@ def _look_for_namesake(session: "Session") -> None:
     """Say what this run takes the place of, where that was asked otherwise."""
     from pydantic import ValidationError
 
+    from vlmserve.evals.digests import digest_suite
     from vlmserve.evals.report.eval_report import EvalReport
-    from vlmserve.evals.session import digest_suite
 
     run_id, store = session.run_id, session.store
     text = store.find_report(run_id)

@@ -11,13 +11,14 @@ from vlmserve.engine.base import Engine
 from vlmserve.errors import ConfigError
 from vlmserve.evals.answer_tables import Answerer
 from vlmserve.evals.claims import claim
+from vlmserve.evals.digests import content_digest
 from vlmserve.evals.early_stop import EarlyStop
 from vlmserve.evals.likelihood import TargetScores, plan_targets, score_targets
 from vlmserve.evals.order import order_samples
 from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
 from vlmserve.evals.runner import AnswerListener, Asking, SideRun, plan_side, run_side
-from vlmserve.evals.samples import Sample, content_digest
+from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from vlmserve.chat import SamplingParams
 from vlmserve.errors import ConfigError, MediaError
+from vlmserve.evals.digests import content_digest
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.records import NllOutcome, SampleRecord, SideName
 from vlmserve.evals.run_record import (
     KeptMedium,
@@ -18,7 +20,7 @@ from vlmserve.evals.run_record import (
     SideRecord,
 )
 from vlmserve.evals.run_tables import KeptRow, KeptSide
-from vlmserve.evals.samples import Medium, Sample, Turn, content_digest
+from vlmserve.evals.samples import Sample, Turn
 from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:

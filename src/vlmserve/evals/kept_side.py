@@ -7,7 +7,7 @@ from vlmserve.config.suite import SuiteConfig
 from vlmserve.errors import ConfigError
 from vlmserve.evals.answering import EngineSource, Side
 from vlmserve.evals.archive import RecordedSide, describe_task, load_side, parse_run
-from vlmserve.evals.session import digest_suite
+from vlmserve.evals.digests import digest_suite
 from vlmserve.evals.store import AnswerStore
 
 if TYPE_CHECKING:

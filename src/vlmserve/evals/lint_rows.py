@@ -10,7 +10,8 @@ from vlmserve.datasets.sample import Medium as DataMedium
 from vlmserve.datasets.sample import Sample as DataSample
 from vlmserve.datasets.sample import Turn as DataTurn
 from vlmserve.evals.lint_report import Spread
-from vlmserve.evals.samples import Medium, Sample, Turn
+from vlmserve.evals.medium import Medium
+from vlmserve.evals.samples import Sample, Turn
 
 _QUANTILES = (0.0, 0.5, 0.95, 1.0)
 

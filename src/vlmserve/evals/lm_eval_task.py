@@ -12,9 +12,10 @@ from vlmserve.config.asking import SamplingConfig
 from vlmserve.config.suite_entries import SuiteTask
 from vlmserve.errors import ConfigError, MediaError, VlmserveError
 from vlmserve.evals.fields import telling_fields
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.sample_collector import SampleCollector
-from vlmserve.evals.samples import FEWSHOT_SEED, Medium, Sample, Turn, create_turns
+from vlmserve.evals.samples import FEWSHOT_SEED, Sample, Turn, create_turns
 from vlmserve.evals.task_checks import check_fields, sampling_params
 from vlmserve.evals.tasks import TaskSource, as_config_error, error_reason
 

@@ -9,7 +9,7 @@ from vlmserve.datasets.sample import BadSample
 from vlmserve.datasets.sample import Medium as DataMedium
 from vlmserve.datasets.sample import Sample as DataSample
 from vlmserve.errors import MediaError
-from vlmserve.evals.samples import Medium
+from vlmserve.evals.medium import Medium
 from vlmserve.media.cache import MediaCache, default_media_cache
 
 _FETCHED = ("http://", "https://")

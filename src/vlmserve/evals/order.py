@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmserve.evals.samples import Medium, Sample
+from vlmserve.evals.medium import Medium
+from vlmserve.evals.samples import Sample
 
 # A pixel file of this many bytes weighs as much as a character of text. It need not be right: what
 # matters is that videos come before pictures, and large pictures before small ones.

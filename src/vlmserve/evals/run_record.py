@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vlmserve.chat import Completion, Role, SamplingParams, Usage, Value
+from vlmserve.evals.medium import MediumKind
 from vlmserve.evals.records import NllOutcome, Outcome
-from vlmserve.evals.samples import MediumKind
 
 Origin = Literal["vlmserve", "lm-eval", "lmms-eval", "vlmevalkit"]
 """Which program asked and scored."""

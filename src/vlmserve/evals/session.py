@@ -1,6 +1,5 @@
 """One evaluation from end to end: plan both sides, ask what is missing, compare, judge."""
 
-import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,32 +9,32 @@ from vlmserve.config.suite import NllConfig, SuiteConfig
 from vlmserve.config.suite_entries import SuiteRequests
 from vlmserve.errors import ConfigError
 from vlmserve.evals.answering import Shared, Side, answer_sides, repetitions
-from vlmserve.evals.archive import create_kept_side, describe_task
+from vlmserve.evals.archive import create_kept_side
 from vlmserve.evals.asking import sample_as
+from vlmserve.evals.describe_run import (
+    describe_side,
+    report_differences,
+    report_side,
+    report_suite,
+    scoring_versions,
+)
 from vlmserve.evals.early_stop import ORDER_SEED, EarlyStop
 from vlmserve.evals.judging.describe import describe_judges, judge_notes
 from vlmserve.evals.judging.judged_task import PairwiseTask, attach_judges
 from vlmserve.evals.likelihood import TargetChoice, choose_targets
-from vlmserve.evals.machine import describe_machine
 from vlmserve.evals.nll import NllOutcomes
 from vlmserve.evals.records import SideName
 from vlmserve.evals.repetitions import SideAnswers
-from vlmserve.evals.report.eval_report import DifferenceReport, EvalReport, SideReport, SuiteReport
-from vlmserve.evals.run_record import KeptSuite, SideRecord
+from vlmserve.evals.report.eval_report import EvalReport
+from vlmserve.evals.run_notes import choice_notes, refusal_notes, run_notes
 from vlmserve.evals.runner import AnswerListener, SilentListener
-from vlmserve.evals.samples import FEWSHOT_SEED, Sample, content_digest
+from vlmserve.evals.samples import Sample
 from vlmserve.evals.serving_differences import ServingDifference
 from vlmserve.evals.store import AnswerStore
 from vlmserve.evals.verdict import TaskRun, find_verdict
 
 if TYPE_CHECKING:
     from vlmserve.evals.eval_task import EvalTask
-
-# What the scores rest on, beside vlmserve itself.
-_SCORING_PACKAGES = ("vlmserve", "lm_eval", "datasets", "rapidfuzz", "scipy", "numpy")
-
-# Media are sent as the files that they are; what vLLM makes of them is among a side's settings.
-_MEDIA_POLICY = {"sent": "original bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,35 +118,25 @@ class Session:
             finished_at=datetime.now(UTC),
             n_requests_sent=sum(run.n_requests_sent for run in runs.values()),
             n_reused=sum(run.n_reused for run in runs.values()),
-            suite=_suite_report(self),
-            baseline=_side_report(baseline, runs["baseline"]),
-            candidate=_side_report(candidate, runs["candidate"]),
-            anchor=None if anchor is None else _side_report(anchor, runs["anchor"]),
-            differences=tuple(
-                DifferenceReport(
-                    side=name,
-                    field=each.field,
-                    before=each.before,
-                    candidate=each.after,
-                    reason=each.reason,
-                )
-                for name, found in self.differences.items()
-                for each in found
-            ),
+            suite=report_suite(self),
+            baseline=report_side(baseline, runs["baseline"]),
+            candidate=report_side(candidate, runs["candidate"]),
+            anchor=None if anchor is None else report_side(anchor, runs["anchor"]),
+            differences=report_differences(self.differences),
             judges=judges,
-            versions={name: importlib.metadata.version(name) for name in _SCORING_PACKAGES},
+            versions=scoring_versions(),
             tasks=found.tasks,
             slices=found.slices,
             notes=(
-                *_run_notes(self, baseline, candidate, anchor),
-                *_refusal_notes(sides, runs),
-                *_choice_notes(tasks, choices),
+                *run_notes(self, baseline, candidate, anchor),
+                *refusal_notes(sides, runs),
+                *choice_notes(tasks, choices),
                 *judge_notes(judges),
                 *found.notes,
             ),
         )
         kept = [
-            create_kept_side(name, _side_record(self, side, report, measured), measured)
+            create_kept_side(name, describe_side(self, side, report, measured), measured)
             for name, side in sides.items()
         ]
         self.store.keep_run(self.run_id, report.model_dump_json(), kept)
@@ -268,128 +257,3 @@ def _nll(choice: TargetChoice, runs: Mapping[SideName, SideAnswers]) -> NllOutco
         for name, run in runs.items()
         if run.targets is not None
     }
-
-
-def _side_record(
-    session: Session, side: Side, report: EvalReport, measured: Sequence[TaskRun]
-) -> SideRecord:
-    suite = session.suite
-    return SideRecord(
-        name=side.name,
-        fingerprint=side.fingerprint,
-        settings=dict(side.settings),
-        own_settings=tuple(sorted(side.own_settings)),
-        suite=KeptSuite(
-            name=suite.name,
-            digest=report.suite.digest,
-            limit=session.limit,
-            config=suite.model_dump(mode="json", exclude_none=True),
-        ),
-        tasks=tuple(
-            describe_task(task, is_sequential=run.asked is not None)
-            for task, run in zip(session.tasks, measured, strict=True)
-        ),
-        media_policy=dict(_MEDIA_POLICY),
-        versions=report.versions,
-        seeds={
-            "sequential_order": session.seed,
-            "repetitions": session.n_repetitions,
-            "fewshot": FEWSHOT_SEED,
-            "replicate": side.replicate,
-        },
-        hardware=describe_machine(),
-        started_at=report.started_at,
-        finished_at=report.finished_at,
-    )
-
-
-def digest_suite(tasks: Sequence["EvalTask"]) -> str:
-    """Name all samples of a suite's tasks, and how they are asked and scored."""
-    return content_digest(
-        [
-            [task.recipe, [(sample.sample_id, sample.request_digest) for sample in task.samples]]
-            for task in tasks
-        ]
-    )
-
-
-def _suite_report(session: Session) -> SuiteReport:
-    suite = session.suite
-    return SuiteReport(
-        name=suite.name,
-        digest=digest_suite(session.tasks),
-        sequential=session.sequential,
-        limit=session.limit,
-        gate=suite.gate.model_dump(mode="json"),
-        sampling=suite.sampling.model_dump(mode="json", exclude_none=True),
-        nll=None if suite.nll is None else suite.nll.model_dump(mode="json"),
-    )
-
-
-def _side_report(side: Side, run: SideAnswers) -> SideReport:
-    return SideReport(
-        name=side.name,
-        fingerprint=side.fingerprint,
-        settings=dict(side.settings),
-        n_requests_sent=run.n_requests_sent,
-        n_reused=run.n_reused,
-        n_scored=0 if run.targets is None else run.targets.n_sent,
-        n_likelihoods_reused=0 if run.targets is None else run.targets.n_reused,
-    )
-
-
-def _refusal_notes(
-    sides: Mapping[SideName, Side], runs: Mapping[SideName, SideAnswers]
-) -> Iterator[str]:
-    for name, side in sides.items():
-        targets = runs[name].targets
-        if targets is not None and targets.refusal is not None:
-            yield (
-                f"NLL was not measured: {side.name} does not tell how likely the expected answers "
-                f"are ({targets.refusal})"
-            )
-
-
-def _choice_notes(tasks: Sequence["EvalTask"], choices: Sequence[TargetChoice]) -> Iterator[str]:
-    for task, choice in zip(tasks, choices, strict=True):
-        if choice.n_too_long:
-            yield (
-                f"{task.name}: {choice.n_too_long} of {len(task.samples)} expected answers are "
-                "longer than nll.max_target_bytes, and their NLL is not measured"
-            )
-        if choice.n_unspoken:
-            yield (
-                f"{task.name}: {choice.n_unspoken} of {len(task.samples)} expected answers are "
-                "empty or no text, and their NLL is not measured"
-            )
-
-
-def _run_notes(
-    session: Session, baseline: Side, candidate: Side, anchor: Side | None
-) -> Iterator[str]:
-    limit, n = session.limit, session.n_repetitions
-    if baseline.answerer == candidate.answerer:
-        yield "baseline and candidate are the same: the same answers were compared with themselves"
-    if limit is not None:
-        yield f"only the first {limit} samples of each task were asked (--limit)"
-    if n > 1:
-        yield f"every sample was asked {n} times, and its scores were averaged (--repeat)"
-    for name, found in session.differences.items():
-        yield from difference_notes(name, found)
-    if anchor is not None:
-        yield f"anchor: {anchor.name}; every gated task was held against it, too"
-
-
-_MEANT = {
-    "declared": "as declared",
-    "checkpoint": "as the checkpoints bring it",
-    "suite": "as the suite asks",
-}
-
-
-def difference_notes(name: SideName, found: Sequence[ServingDifference]) -> Iterator[str]:
-    """Say in what a side is served differently from the candidate, and who meant it."""
-    for reason, words in _MEANT.items():
-        texts = [each.text for each in found if each.reason == reason]
-        if texts:
-            yield f"served differently ({name} | candidate), {words}: {'; '.join(texts)}"

@@ -15,8 +15,9 @@ from vlmserve.engine.base import GenerationRequest
 from vlmserve.errors import ConfigError, ContextLengthError
 from vlmserve.evals.asking import ask_messages_as
 from vlmserve.evals.eval_task import load_tasks
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.order import order_samples
-from vlmserve.evals.samples import Medium, create_sample, create_turns
+from vlmserve.evals.samples import create_sample, create_turns
 from vlmserve.evals.session import Session
 from vlmserve.evals.store import AnswerStore
 

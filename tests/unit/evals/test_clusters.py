@@ -4,7 +4,8 @@ import hashlib
 
 from vlmserve.chat import Role, SamplingParams
 from vlmserve.evals.clusters import cluster_samples
-from vlmserve.evals.samples import Medium, Sample, Turn
+from vlmserve.evals.medium import Medium
+from vlmserve.evals.samples import Sample, Turn
 
 
 def image(name: str) -> Medium:

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from tests.browser.reports import failure, flip, known, medium, picture, report, task
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.report.files import write_reports
 from vlmserve.evals.report.forest import render_forests
 from vlmserve.evals.report.gallery import MAX_TEXT, create_gallery, embed_json
 from vlmserve.evals.report.html_report import render_html
 from vlmserve.evals.report.thumbnails import create_preview
 from vlmserve.evals.report.visible_text import visible
-from vlmserve.evals.samples import Medium
 
 
 @pytest.mark.parametrize(

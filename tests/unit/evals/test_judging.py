@@ -18,9 +18,10 @@ from vlmserve.evals.eval_task import load_tasks
 from vlmserve.evals.judging.judge import Judge
 from vlmserve.evals.judging.judged_task import Material, PairOptions, PairwiseTask
 from vlmserve.evals.judging.prompts import ask_pair, read_grade, read_winner
+from vlmserve.evals.medium import Medium
 from vlmserve.evals.records import Failed, SampleRecord, Scored
 from vlmserve.evals.runner import SilentListener
-from vlmserve.evals.samples import Medium, Turn, create_sample
+from vlmserve.evals.samples import Turn, create_sample
 from vlmserve.evals.session import Session
 from vlmserve.evals.store import AnswerStore
 

@@ -15,6 +15,7 @@ from vlmserve.chat import Usage
 from vlmserve.config.suite import SuiteConfig
 from vlmserve.config.suite_entries import SuiteTask
 from vlmserve.errors import ConfigError
+from vlmserve.evals.digests import content_digest
 from vlmserve.evals.fields import telling_fields
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.run_record import (
@@ -29,7 +30,6 @@ from vlmserve.evals.run_record import (
     SideRecord,
 )
 from vlmserve.evals.run_tables import KeptRow, KeptSide
-from vlmserve.evals.samples import content_digest
 
 # A value that names a row is short.
 _MAX_KEY = 100

@@ -23,12 +23,11 @@ from vlmserve.evals.imports.imported import (
 )
 from vlmserve.evals.imports.json_lines import (
     as_text,
-    find_logs,
-    read_results,
     read_rows,
     required,
     stable,
 )
+from vlmserve.evals.imports.logged_run import read_run
 from vlmserve.evals.records import Failed, Scored
 from vlmserve.evals.run_record import ContentPart, KeptMedium, KeptTurn
 
@@ -51,31 +50,30 @@ def read_lm_eval(given: Sequence[Path], choice: Choice) -> ImportedLog:
     Raises:
         ConfigError: Files are missing or not as lm-eval writes them, or something is open.
     """
-    logs = find_logs(given, _NAME, "lm-eval")
-    tasks: list[ImportedTask] = []
-    files: list[Path] = []
-    results: dict[str, Any] = {}
-    for name, (file, date) in logs.items():
-        beside = file.with_name(f"results_{date}.json")
-        results = read_results(beside) or results
-        files += [file, beside] if beside.is_file() else [file]
-        tasks.append(_read_task(name, file, results, choice))
-    config = results.get("config") or {}
+    run = read_run(
+        given,
+        _NAME,
+        "lm-eval",
+        results_name="results_{date}.json",
+        read_task=lambda name, file, results: _read_task(name, file, results, choice),
+    )
     return ImportedLog(
         origin="lm-eval",
-        name=str(results.get("model_name") or config.get("model") or "unknown model"),
+        name=run.model,
         settings={
             key: stable(value)
             for key, value in {
-                "model": results.get("model_source") or config.get("model"),
-                "model_args": config.get("model_args"),
-                "chat_template_sha": results.get("chat_template_sha"),
-                "system_instruction_sha": results.get("system_instruction_sha"),
+                "model": run.results.get("model_source") or run.config.get("model"),
+                "model_args": run.config.get("model_args"),
+                "chat_template_sha": run.results.get("chat_template_sha"),
+                "system_instruction_sha": run.results.get("system_instruction_sha"),
             }.items()
         },
-        versions={name: str(results[key]) for name, key in _VERSIONS.items() if results.get(key)},
-        tasks=tasks,
-        files=list(dict.fromkeys(files)),
+        versions={
+            name: str(run.results[key]) for name, key in _VERSIONS.items() if run.results.get(key)
+        },
+        tasks=run.tasks,
+        files=run.files,
     )
 
 

@@ -22,13 +22,12 @@ from vlmserve.evals.imports.imported import (
 )
 from vlmserve.evals.imports.json_lines import (
     as_text,
-    find_logs,
     pick,
-    read_results,
     read_rows,
     required,
     stable,
 )
+from vlmserve.evals.imports.logged_run import read_run
 from vlmserve.evals.records import Failed, Scored
 
 if TYPE_CHECKING:
@@ -67,23 +66,22 @@ def read_lmms_eval(given: Sequence[Path], choice: Choice) -> ImportedLog:
     Raises:
         ConfigError: Files are missing or not as lmms-eval writes them, or something is open.
     """
-    logs = find_logs(given, _NAME, "lmms-eval")
-    tasks: list[ImportedTask] = []
-    files: list[Path] = []
-    results: dict[str, Any] = {}
-    for name, (file, date) in logs.items():
-        beside = file.with_name(f"{date}_results.json")
-        results = read_results(beside) or results
-        files += [file, beside] if beside.is_file() else [file]
-        tasks.append(_read_task(name, file, results, choice))
-    config = results.get("config") or {}
+    run = read_run(
+        given,
+        _NAME,
+        "lmms-eval",
+        results_name="{date}_results.json",
+        read_task=lambda name, file, results: _read_task(name, file, results, choice),
+    )
     return ImportedLog(
         origin="lmms-eval",
-        name=str(results.get("model_name") or config.get("model") or "unknown model"),
-        settings={key: stable(config.get(key)) for key in ("model", "model_args", "gen_kwargs")},
+        name=run.model,
+        settings={
+            key: stable(run.config.get(key)) for key in ("model", "model_args", "gen_kwargs")
+        },
         versions={},
-        tasks=tasks,
-        files=list(dict.fromkeys(files)),
+        tasks=run.tasks,
+        files=run.files,
     )
 
 

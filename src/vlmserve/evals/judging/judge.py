@@ -8,9 +8,10 @@ from vlmserve.chat import Completion, SamplingParams
 from vlmserve.config.judge import JudgeConfig
 from vlmserve.engine.base import Engine
 from vlmserve.evals.answer_tables import Answerer
+from vlmserve.evals.digests import content_digest
 from vlmserve.evals.records import Failed
 from vlmserve.evals.runner import AnswerListener, Asking, SideRun, run_side
-from vlmserve.evals.samples import Sample, content_digest
+from vlmserve.evals.samples import Sample
 from vlmserve.evals.store import AnswerStore
 
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from vlmserve.chat import Completion
 from vlmserve.config.base import StrictModel
+from vlmserve.evals.digests import content_digest
 from vlmserve.evals.judging.judge import Judge
 from vlmserve.evals.judging.prompts import (
     PAIR_INSTRUCTIONS,
@@ -18,7 +19,7 @@ from vlmserve.evals.judging.prompts import (
     read_winner,
 )
 from vlmserve.evals.records import Failed, SampleRecord, Scored
-from vlmserve.evals.samples import Sample, content_digest, create_sample
+from vlmserve.evals.samples import Sample, create_sample
 
 if TYPE_CHECKING:
     from vlmserve.evals.judging.prompts import Winner

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from vlmserve.chat import Completion
-from vlmserve.evals.samples import Medium, Sample, Turn
+from vlmserve.evals.medium import Medium
+from vlmserve.evals.samples import Sample, Turn
 
 Winner = Literal["first", "second", "tie"]
 

@@ -10,7 +10,7 @@ from vlmserve.evals.report.junit import render_junit
 from vlmserve.evals.report.markdown import render_markdown
 
 if TYPE_CHECKING:
-    from vlmserve.evals.samples import Medium
+    from vlmserve.evals.medium import Medium
 
 ReportFormat = Literal["json", "markdown", "junit", "html"]
 

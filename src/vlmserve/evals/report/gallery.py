@@ -13,7 +13,7 @@ from vlmserve.evals.report.thumbnails import Preview, Thumbnail, create_preview
 from vlmserve.evals.report.visible_text import visible
 
 if TYPE_CHECKING:
-    from vlmserve.evals.samples import Medium
+    from vlmserve.evals.medium import Medium
 
 MAX_CARDS = 20_000
 """Samples in one file."""

@@ -32,7 +32,7 @@ from vlmserve.evals.report.task_report import TaskReport
 from vlmserve.evals.report.visible_text import visible
 
 if TYPE_CHECKING:
-    from vlmserve.evals.samples import Medium
+    from vlmserve.evals.medium import Medium
 
 _N_SLICES = 12
 _VERDICTS = {

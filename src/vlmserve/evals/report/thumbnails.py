@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlmserve.evals.eval_task import EvalTask
-    from vlmserve.evals.samples import Medium
+    from vlmserve.evals.medium import Medium
 
 MAX_SIDE_PX = 256
 """Longest side of a thumbnail."""
