@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from vlmserve.cli.console import create_console
-from vlmserve.cli.termination import INTERRUPTED, end_at_sigterm
+from vlmserve.cli.termination import INTERRUPTED, interrupt_at_sigterm
 from vlmserve.errors import ConfigError, VlmserveError
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments, argparse.Namespace(passed_on=passed_on))
     _set_up_logging()
     _set_up_streams()
-    end_at_sigterm()
+    interrupt_at_sigterm()
     try:
         status: int = args.run(args)
     except VlmserveError as error:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ from vlmserve.cli.options import (
     require_sound,
 )
 from vlmserve.cli.stages import Stages
-from vlmserve.cli.termination import Terminated, end_at_sigterm, was_terminated
-from vlmserve.errors import ConfigError, VlmserveError
+from vlmserve.cli.termination import ended_at_sigterm
+from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
     import socket
@@ -74,21 +75,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from vlmserve.server.run import bind
 
-    # Until the server listens; then it drains.
-    end_at_sigterm(kill=True)
-    with contextlib.ExitStack() as sockets:
+    with ended_at_sigterm(_say_stopped), contextlib.ExitStack() as sockets:
         sock = sockets.enter_context(bind(config.server.host, config.server.port))
         metrics_port = config.server.metrics_port
         metrics_sock = None
         if metrics_port is not None:
             metrics_sock = sockets.enter_context(bind(config.server.host, metrics_port))
-        try:
-            _serve(args, config, sock, metrics_sock)
-        except (Terminated, VlmserveError):
-            if not was_terminated():
-                raise
-            _LOG.info("stopped before it was ready")
+        _serve(args, config, sock, metrics_sock)
     return 0
+
+
+def _say_stopped() -> None:
+    _LOG.info("stopped before it was ready")
 
 
 def _serve(
@@ -120,7 +118,19 @@ def _serve(
             config.server.api_key_env,
         )
     configure(config.media)
-    with Stages() as stages, tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch:
+    with (
+        Stages() as stages,
+        tempfile.TemporaryDirectory(prefix="vlmserve-") as scratch,
+        contextlib.ExitStack() as started,
+    ):
+
+        def clean_up() -> None:
+            stages.end()
+            shutil.rmtree(scratch, ignore_errors=True)
+            _say_stopped()
+
+        # Until the server listens; then it drains.
+        started.enter_context(ended_at_sigterm(clean_up))
         stages.begin("checking the checkpoint")
         checkpoint = open_checkpoint(args)
         report = require_sound(checkpoint, args.allow, serve=config, train_env=train_env)

@@ -1,58 +1,92 @@
-"""Ends a command at SIGTERM as Ctrl-C does, and a server that is not ready at once.
+"""Ends a command at SIGTERM as Ctrl-C does, and a server that is not ready at once."""
 
-vLLM asks an engine that loads a model to end, and waits; an engine that is inside a long call hears
-that late. Nothing of it is worth waiting for.
-"""
-
-import functools
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
 _CLEAN_UP_S = 20.0
-_asked = threading.Event()
+_LAST_CLEAN_UP_S = 2.0
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came; scratch directories and engines are cleaned up on the way out."""
+def interrupt_at_sigterm() -> None:
+    """Raise ``KeyboardInterrupt`` at SIGTERM: all is cleaned up on the way out."""
+
+    def interrupt(*_: object) -> NoReturn:
+        # An engine that is interrupted while it loads may wait for its own processes for ever.
+        _end_later(_CLEAN_UP_S, INTERRUPTED)
+        raise KeyboardInterrupt
+
+    _listen(interrupt)
 
 
-def end_at_sigterm(*, kill: bool = False) -> None:
-    """Raise ``Terminated`` at SIGTERM in the main thread; no other may listen for it.
+@contextlib.contextmanager
+def ended_at_sigterm(clean_up: Callable[[], object]) -> Iterator[None]:
+    """End this process at SIGTERM where it stands, with status 0, and those that it has started.
+
+    For a server that is not ready, until another handler takes the signal: vLLM asks an engine that
+    loads a model to end and waits for it, and an exception that is raised in the middle of an
+    import or of a callback gets lost. Nothing of it is worth waiting for.
 
     Args:
-        kill: End the processes that were started, before they are asked to.
+        clean_up: Removes what would outlive the process.
     """
+
+    def end(*_: object) -> NoReturn:
+        _end_later(_LAST_CLEAN_UP_S, 0)
+        _kill_children()
+        for child in multiprocessing.active_children():
+            child.join()
+        clean_up()
+        os._exit(0)
+
+    before = signal.getsignal(signal.SIGTERM)
+    _listen(end)
+    try:
+        yield
+    finally:
+        _listen(before)
+
+
+def _listen(handler: Any) -> None:
+    # No other thread may.
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, functools.partial(_end, kill))
+        signal.signal(signal.SIGTERM, handler)
 
 
-def was_terminated() -> bool:
-    """Whether SIGTERM came: where ``Terminated`` got lost, what fails now fails for that."""
-    return _asked.is_set()
+def _end_later(seconds: float, status: int) -> None:
+    def end() -> NoReturn:
+        _kill_children()
+        os._exit(status)
 
-
-def _end(kill: bool, *_: object) -> NoReturn:  # noqa: FBT001 - signal handlers have no keywords
-    _asked.set()
-    # Libraries may wait for what they started for ever.
-    watchdog = threading.Timer(_CLEAN_UP_S, _give_up)
+    watchdog = threading.Timer(seconds, end)
     watchdog.daemon = True
     watchdog.start()
-    if kill:
-        _kill_children()
-    raise Terminated
-
-
-def _give_up() -> NoReturn:
-    _kill_children()
-    os._exit(INTERRUPTED)
 
 
 def _kill_children() -> None:
+    """Kill what was started through ``multiprocessing``, and what that has started."""
     for child in multiprocessing.active_children():
-        child.kill()
+        # vLLM's workers would end by themselves, and complain.
+        if child.pid is None:
+            continue
+        for pid in (*_below(child.pid), child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that a process has started, the deepest first."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, file.read_text().split()):
+                found += [*_below(child), child]
+    return found
