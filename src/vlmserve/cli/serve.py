@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+_STDERR = 2
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -86,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_stopped() -> None:
-    _LOG.info("stopped before it was ready")
+    # Logging and streams may be in the middle of something.
+    os.write(_STDERR, b"stopped before it was ready\n")
 
 
 def _serve(
