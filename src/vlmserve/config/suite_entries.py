@@ -42,7 +42,7 @@ class SuiteTask(StrictModel):
     """One of lm-eval's tasks, and how it is judged."""
 
     task: str = Field(min_length=1)
-    """The task's name in its lm-eval file."""
+    """Its name in its lm-eval file; a group or a tag stands for all its tasks together."""
 
     metric: str = Field(min_length=1)
     """One of the task's metrics, such as ``exact_match``."""

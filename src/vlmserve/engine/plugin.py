@@ -12,6 +12,7 @@ def register() -> None:
     from vllm.platforms import current_platform
 
     from vlmserve.engine import (
+        allocator,
         cpu_lora,
         exact_lengths,
         media_connector,
@@ -23,6 +24,9 @@ def register() -> None:
     _leave_the_terminals_group()
     if current_platform.is_cpu():
         cpu_lora.install()
+        if multiprocessing.parent_process() is not None:
+            # Here the model's tensors are in the machine's memory, too.
+            allocator.give_back_regularly()
     exact_lengths.install()
     media_connector.install()
     media_identity.install()

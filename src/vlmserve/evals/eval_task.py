@@ -176,9 +176,13 @@ def _lm_eval_loads(
     from vlmserve.evals.tasks import TaskSource
 
     found = find_task_files(suite)
-    files = {entry.task: found.find(entry.task) for entry in entries}
+    groups = {
+        entry.task: found.members(entry.task) for entry in entries if entry.task in found.groups
+    }
+    names = [name for entry in entries for name in groups.get(entry.task, [entry.task])]
+    files = {name: found.find(name) for name in names}
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vlmserve-tasks-"))
-    source = TaskSource(found, files, Path(scratch))
+    source = TaskSource(found, files, groups, Path(scratch))
     # lm-eval and datasets draw progress bars on stderr; log lines have their own handle on it.
     stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
 

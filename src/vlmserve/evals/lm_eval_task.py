@@ -1,9 +1,10 @@
 """lm-eval's tasks as samples to ask and answers to score."""
 
+import contextlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from vlmserve.evals.tasks import TaskSource, as_config_error, error_reason
 
 if TYPE_CHECKING:
     from vlmserve.evals.choice_task import ChoiceTask
+    from vlmserve.evals.task_group import TaskGroup
 
 _LOG = logging.getLogger(__name__)
 
@@ -147,44 +149,75 @@ class LmEvalTask:
 
 def load_lm_eval_task(
     entry: SuiteTask, source: TaskSource, sampling: SamplingConfig, limit: int | None
-) -> "LmEvalTask | ChoiceTask":
-    """Load a task with its samples.
+) -> "LmEvalTask | ChoiceTask | TaskGroup":
+    """Load a task with its samples, or a group with those of its tasks.
 
     Args:
         entry: What the suite says of it.
         source: Builds lm-eval's tasks.
         sampling: The suite's settings; they win over the task's own.
-        limit: Take only this many samples, the first ones.
+        limit: Take only this many samples of each task, the first ones.
 
     Raises:
         ConfigError: Its file is wrong, or a sample cannot be asked as it stands; the message names
             task, field and row.
     """
+    if source.is_group(entry.task):
+        return _load_group(entry, source, sampling, limit)
+    with _naming(f"task {entry.task}", entry.task, source):
+        task = source.build(entry.task)
+        return _prepare(entry, task, source.folder(entry.task), sampling, limit)
+
+
+def _load_group(
+    entry: SuiteTask, source: TaskSource, sampling: SamplingConfig, limit: int | None
+) -> "TaskGroup":
+    from vlmserve.evals.task_group import create_task_group
+
+    members = {}
+    with _naming(f"task {entry.task}", entry.task, source):
+        built = source.build_group(entry.task)
+    for name, task in built.items():
+        with _naming(f"task {entry.task}: {name}", name, source):
+            member = _member(entry, name)
+            members[name] = _prepare(member, task, source.folder(name), sampling, limit)
+    with _naming(f"task {entry.task}", entry.task, source):
+        return create_task_group(entry, members)
+
+
+@contextlib.contextmanager
+def _naming(what: str, name: str, source: TaskSource) -> Iterator[None]:
+    """Say in errors which task they are about, and where it is defined."""
+    try:
+        yield
+    except VlmserveError as error:
+        place = source.place(name)
+        raise ConfigError(f"{what} ({place}): {error.message}", hint=error.hint) from error
+
+
+def _member(entry: SuiteTask, name: str) -> SuiteTask:
+    return entry.model_copy(update={"task": name})
+
+
+def _prepare(
+    entry: SuiteTask, task: Any, folder: Path, sampling: SamplingConfig, limit: int | None
+) -> "LmEvalTask | ChoiceTask":
     # It takes tasks apart with the functions below.
     from vlmserve.evals.choice_task import CHOICE_TYPES, create_choice_task
 
-    try:
-        task = source.build(entry.task)
-        _check_task(task)
-        params = sampling_params(task.config.generation_kwargs or {}, sampling)
-        with as_config_error():
-            task.set_fewshot_seed(FEWSHOT_SEED)
-            task.build_all_requests(
-                limit=limit,
-                apply_chat_template=True,
-                fewshot_as_multiturn=True,
-                chat_template=_as_json,
-            )
-        folder = source.folder(entry.task)
-        if task.config.output_type in CHOICE_TYPES:
-            return create_choice_task(entry, task, folder, params)
-        samples = _samples(task, folder, params)
-        return LmEvalTask(entry, task, samples)
-    except VlmserveError as error:
-        place = source.file(entry.task) or "lm-eval's library"
-        raise ConfigError(
-            f"task {entry.task} ({place}): {error.message}", hint=error.hint
-        ) from error
+    _check_task(task)
+    params = sampling_params(task.config.generation_kwargs or {}, sampling)
+    with as_config_error():
+        task.set_fewshot_seed(FEWSHOT_SEED)
+        task.build_all_requests(
+            limit=limit,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            chat_template=_as_json,
+        )
+    if task.config.output_type in CHOICE_TYPES:
+        return create_choice_task(entry, task, folder, params)
+    return LmEvalTask(entry, task, _samples(task, folder, params))
 
 
 def _samples(task: Any, folder: Path, params: SamplingParams) -> tuple[Sample, ...]:

@@ -52,10 +52,28 @@ def error_reason(error: BaseException) -> str:
 
 
 class TaskSource:
-    """Builds tasks by name, from the suite's own files or from lm-eval's library."""
+    """Builds tasks by name, from the suite's own files or from lm-eval's library.
 
-    def __init__(self, found: TaskFiles, files: Mapping[str, Path | None], scratch: Path) -> None:
+    Args:
+        found: The suite's files.
+        files: By the name of each task, its file; ``None`` for tasks, groups and tags of the
+            library.
+        groups: By the name of each of the suite's own groups, its tasks.
+        scratch: An empty directory.
+
+    Raises:
+        ConfigError: A name is nowhere to be found.
+    """
+
+    def __init__(
+        self,
+        found: TaskFiles,
+        files: Mapping[str, Path | None],
+        groups: Mapping[str, Sequence[str]],
+        scratch: Path,
+    ) -> None:
         self._files = files
+        self._groups = groups
         for index, (name, file) in enumerate(files.items()):
             if file is not None:
                 # TaskManager indexes directories; a stub each keeps it from reading other files.
@@ -71,12 +89,24 @@ class TaskSource:
             _check_known(foreign, self._library, found)
 
     def file(self, name: str) -> Path | None:
-        """Return the suite's file of a task; ``None`` for one of the library."""
-        return self._files[name]
+        """Return the suite's file of a task; ``None`` for one of the library, and for groups."""
+        return self._files.get(name)
+
+    def place(self, name: str) -> str:
+        """Say where a task or a group is defined, for messages."""
+        if name in self._groups:
+            return "a group of the suite's files"
+        return str(self.file(name) or "lm-eval's library")
+
+    def is_group(self, name: str) -> bool:
+        """Whether a name stands for several tasks: a group, or a tag of the library."""
+        if name in self._groups:
+            return True
+        return self._files[name] is None and name not in self._library.all_subtasks
 
     def folder(self, name: str) -> Path:
         """Return the directory that a task's paths are relative to."""
-        file = self._files[name]
+        file = self.file(name)
         return Path.cwd() if file is None else file.parent
 
     def build(self, name: str) -> Any:
@@ -99,13 +129,46 @@ class TaskSource:
             member = {"task": name, "class": task_class}
             return manager.load([{"group": "suite", "task": [member]}])["tasks"][name]
 
+    def build_group(self, name: str) -> dict[str, Any]:
+        """Load the tasks of a group or a tag with their data.
+
+        Returns:
+            lm-eval's tasks by name.
+
+        Raises:
+            ConfigError: One of them cannot be made.
+        """
+        if name in self._groups:
+            return {member: self._build_member(member) for member in self._groups[name]}
+        with as_config_error():
+            loaded = self._library.load([name])
+        tasks: dict[str, Any] = loaded["tasks"]
+        for group in loaded["groups"].values():
+            _warn_of_weights(group, len(tasks))
+        return tasks
+
+    def _build_member(self, member: str) -> Any:
+        try:
+            return self.build(member)
+        except ConfigError as error:
+            place = self.place(member)
+            raise ConfigError(f"{member} ({place}): {error.message}", hint=error.hint) from error
+
+
+def _warn_of_weights(group: Any, n_tasks: int) -> None:
+    for metric in group.aggregate_metric_list or []:
+        if n_tasks > 1 and not metric.weight_by_size:
+            _LOG.warning(
+                "warning: lm-eval gives each task of %s the same weight; here each sample has it",
+                group.name,
+            )
+            return
+
 
 def _check_known(names: Sequence[str], library: TaskManager, found: TaskFiles) -> None:
     for name in names:
-        if name in library.all_subtasks:
-            continue
         if name in library.all_tasks:
-            raise ConfigError(f"{name!r} is a group or tag of lm-eval; list its tasks one by one")
+            continue
         broken = "".join(f"\n  {fault}" for fault in found.broken.values())
         near = difflib.get_close_matches(name, (*found.by_name, *library.all_tasks), n=1)
         defined = f"the suite's files define: {', '.join(sorted(found.by_name)) or 'none'}"

@@ -14,7 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlmserve.engine.allocator import share_few_arenas
+from vlmserve.engine.allocator import give_back_regularly, share_few_arenas
 from vlmserve.engine.media_connector import decoders_are_lost
 from vlmserve.errors import ConfigError, EngineError
 from vlmserve.server.admission import Admission
@@ -84,6 +84,7 @@ async def run_server(
     """
     config = service.config.server
     share_few_arenas()
+    give_back_regularly()
     async with _running_engine(args) as client:
         admission = Admission(_max_running(client, config), config.max_queued_requests)
         app = await create_app(client, args, admission, service)

@@ -122,14 +122,6 @@ def test_a_task_that_is_defined_twice_is_refused(suites: Any, colors: Any) -> No
         load_tasks(suites.load("color"))
 
 
-def test_a_group_is_not_a_task(suites: Any, colors: Any) -> None:
-    suites.task("color", colors(1))
-    (suites.folder / "all.yaml").write_text("group: everything\ntask: [color]\n")
-
-    with pytest.raises(ConfigError, match="'everything' is a group"):
-        load_tasks(suites.load("everything"))
-
-
 @pytest.mark.parametrize(
     ("text", "match"),
     [
