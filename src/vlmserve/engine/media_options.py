@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 _SAMPLED_BY_TIME = frozenset({"num_frames", "max_duration"})
 # multimodal/media/video.py, VideoMediaIO: pictures that a list of frames may have by itself.
 _LISTED_FRAMES = 32
+# What qwen-vl-utils 0.0.14 reads of a part, and Qwen's own examples put there.
+_QWEN_OPTIONS = (
+    "min_pixels", "max_pixels", "total_pixels", "resized_width", "resized_height", "fps", "nframes",
+    "min_frames", "max_frames", "video_start", "video_end",
+)  # fmt: skip
+_INSTEAD_OF_QWENS = {
+    "image_url": "say it for the whole request, in mm_processor_kwargs, or scale the image before "
+    "it is sent",
+    "video_url": "say it for the whole request, in media_io_kwargs.video or mm_processor_kwargs",
+}
 _INSTEAD = "frames are sampled by time: use fps, min_frames and max_frames"
 
 
@@ -46,10 +56,7 @@ def find_ignored_option(
     found = _find_ignored_setting(io, processor, ignored)
     if found is not None:
         return found
-    for field, detail in _details(messages):
-        if detail == "low":
-            return field, "images keep their size: scale it down before it is sent"
-    return None
+    return next(_ignored_in_parts(messages), None)
 
 
 def check_video_settings(engine: "EngineConfig", ignored: frozenset[str]) -> tuple[str, ...]:
@@ -108,10 +115,23 @@ def _keys(options: Any, *path: str) -> set[str]:
     return set(options) if isinstance(options, Mapping) else set()
 
 
-def _details(messages: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+def _ignored_in_parts(messages: Iterable[Any]) -> Iterator[tuple[str, str]]:
     for i, message in enumerate(messages):
         parts = message.get("content") if isinstance(message, Mapping) else None
         for j, part in enumerate(parts if isinstance(parts, list) else ()):
-            image = part.get("image_url") if isinstance(part, Mapping) else None
-            if isinstance(image, Mapping) and "detail" in image:
-                yield f"messages[{i}].content[{j}].image_url.detail", image["detail"]
+            for kind in ("image_url", "video_url"):
+                if isinstance(part, Mapping) and kind in part:
+                    yield from _ignored_in_part(f"messages[{i}].content[{j}]", part, kind)
+
+
+def _ignored_in_part(field: str, part: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
+    medium = part[kind] if isinstance(part[kind], Mapping) else {}
+    for place, options in ((field, part), (f"{field}.{kind}", medium)):
+        for name in _QWEN_OPTIONS:
+            if options.get(name) is not None:
+                yield f"{place}.{name}", _INSTEAD_OF_QWENS[kind]
+    if kind == "image_url" and medium.get("detail") == "low":
+        yield (
+            f"{field}.{kind}.detail",
+            "images keep their size: scale it down before it is sent",
+        )

@@ -68,6 +68,23 @@ def test_detail_of_an_image(detail: str, is_found: bool) -> None:
         assert found[0] == "messages[1].content[1].image_url.detail"
 
 
+@pytest.mark.parametrize("kind", ["image_url", "video_url"])
+@pytest.mark.parametrize("name", ["max_pixels", "resized_height", "fps"])
+def test_options_that_qwens_own_code_reads_of_a_part(kind: str, name: str) -> None:
+    url = {"url": "data:"}
+    beside = {"type": kind, kind: url, name: 100}
+    within = {"type": kind, kind: {**url, name: 100}}
+    neither = {"type": kind, kind: url, name: None}
+
+    def find(*parts: Any) -> Any:
+        messages = [{"role": "user", "content": list(parts)}]
+        return find_ignored_option(SimpleNamespace(), messages, frozenset())
+
+    assert find(neither, beside)[0] == f"messages[0].content[1].{name}"
+    assert find(neither, within)[0] == f"messages[0].content[1].{kind}.{name}"
+    assert find(neither) is None
+
+
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
