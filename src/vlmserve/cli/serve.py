@@ -22,7 +22,7 @@ from vlmserve.cli.options import (
     require_sound,
 )
 from vlmserve.cli.stages import Stages
-from vlmserve.cli.termination import ended_at_sigterm
+from vlmserve.cli.termination import INTERRUPTED, ended_at_once
 from vlmserve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from vlmserve.server.run import bind
 
-    with ended_at_sigterm(_say_stopped), contextlib.ExitStack() as sockets:
+    with ended_at_once(_say_stopped), contextlib.ExitStack() as sockets:
         sock = sockets.enter_context(bind(config.server.host, config.server.port))
         metrics_port = config.server.metrics_port
         metrics_sock = None
@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say_stopped() -> None:
+def _say_stopped(status: int) -> None:
     # Logging and streams may be in the middle of something.
-    os.write(_STDERR, b"stopped before it was ready\n")
+    said = b"interrupted" if status == INTERRUPTED else b"stopped before it was ready"
+    os.write(_STDERR, said + b"\n")
 
 
 def _serve(
@@ -127,13 +128,13 @@ def _serve(
         contextlib.ExitStack() as started,
     ):
 
-        def clean_up() -> None:
+        def clean_up(status: int) -> None:
             stages.end()
             shutil.rmtree(scratch, ignore_errors=True)
-            _say_stopped()
+            _say_stopped(status)
 
         # Until the server listens; then it drains.
-        started.enter_context(ended_at_sigterm(clean_up))
+        started.enter_context(ended_at_once(clean_up))
         stages.begin("checking the checkpoint")
         checkpoint = open_checkpoint(args)
         report = require_sound(checkpoint, args.allow, serve=config, train_env=train_env)

@@ -1,4 +1,4 @@
-"""Ends a command at SIGTERM as Ctrl-C does, and a server that is not ready at once."""
+"""Ends a command at SIGTERM as Ctrl-C does; at either, a server that is not ready at once."""
 
 import contextlib
 import multiprocessing
@@ -28,37 +28,41 @@ def interrupt_at_sigterm() -> None:
 
 
 @contextlib.contextmanager
-def ended_at_sigterm(clean_up: Callable[[], object]) -> Iterator[None]:
-    """End this process at SIGTERM where it stands, with status 0, and those that it has started.
+def ended_at_once(clean_up: Callable[[int], object]) -> Iterator[None]:
+    """End this process at a signal where it stands, and those that it has started.
 
-    For a server that is not ready, until another handler takes the signal: vLLM asks an engine that
-    loads a model to end and waits for it, and an exception that is raised in the middle of an
-    import or of a callback gets lost. Nothing of it is worth waiting for.
+    SIGTERM ends it with status 0, Ctrl-C with 130. For a server that is not ready, until other
+    handlers take the signals: vLLM asks an engine that loads a model to end and waits for it, or
+    reports as a failure that it was interrupted, and an exception that is raised in the middle of
+    an import or of a callback gets lost. Nothing of it is worth waiting for.
 
     Args:
-        clean_up: Removes what would outlive the process.
+        clean_up: Given the status; removes what would outlive the process, and says so.
     """
 
-    def end(*_: object) -> NoReturn:
-        _end_later(_LAST_CLEAN_UP_S, 0)
+    def end(number: int, _: object) -> NoReturn:
+        status = INTERRUPTED if number == signal.SIGINT else 0
+        _end_later(_LAST_CLEAN_UP_S, status)
         _kill_children()
         for child in multiprocessing.active_children():
             child.join()
-        clean_up()
-        os._exit(0)
+        clean_up(status)
+        os._exit(status)
 
-    before = signal.getsignal(signal.SIGTERM)
-    _listen(end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        _listen(end, number)
     try:
         yield
     finally:
-        _listen(before)
+        for number, handler in before.items():
+            _listen(handler, number)
 
 
-def _listen(handler: Any) -> None:
+def _listen(handler: Any, number: signal.Signals = signal.SIGTERM) -> None:
     # No other thread may.
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+        signal.signal(number, handler)
 
 
 def _end_later(seconds: float, status: int) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM to a command that has started processes."""
+"""Signals to a command that has started processes."""
 
 import signal
 import subprocess
@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 _COMMAND = """
 import multiprocessing, signal, subprocess, sys, time
-from vlmserve.cli.termination import ended_at_sigterm
+from vlmserve.cli.termination import ended_at_once
 
 def ignore(connection):
     # As vLLM's engine has workers.
@@ -24,7 +25,7 @@ if __name__ == "__main__":
     child = multiprocessing.get_context("spawn").Process(target=ignore, args=(theirs,))
     child.start()
     worker = ours.recv()
-    with ended_at_sigterm(lambda: print("cleaned up", flush=True)):
+    with ended_at_once(lambda status: print("cleaned up", status, flush=True)):
         print(child.pid, worker, flush=True)
         try:
             time.sleep(600)
@@ -33,17 +34,20 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_that_do_not_hear_it_are_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_processes_that_do_not_hear_it_are_ended(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     script = tmp_path / "command.py"
     script.write_text(_COMMAND)
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         started = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
 
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
 
         # They hold it open as well: what ends it is the end of all.
-        assert process.stdout.read() == "cleaned up\n"
-    assert process.returncode == 0
+        assert process.stdout.read() == f"cleaned up {status}\n"
+    assert process.returncode == status
     psutil.wait_procs(started, timeout=30)
     assert [each for each in started if each.is_running() and each.status() != "zombie"] == []
