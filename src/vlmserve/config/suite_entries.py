@@ -38,7 +38,21 @@ def check_margin(margin: float, metric: str | None) -> None:
         )
 
 
-class SuiteTask(StrictModel):
+class _Judged(StrictModel):
+    """How a task with expected answers is judged, beside its margin."""
+
+    nll_margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """The largest acceptable rise of the expected answers' NLL, in nats a token; when unset it is
+    only reported."""
+
+    gate: bool = True
+    """Whether the verdict rests on this task; otherwise it is only reported."""
+
+    improve: bool = False
+    """Whether the candidate must be better here, beyond chance; such a task has no margin."""
+
+
+class SuiteTask(_Judged):
     """One of lm-eval's tasks, and how it is judged."""
 
     task: str = Field(min_length=1)
@@ -53,16 +67,6 @@ class SuiteTask(StrictModel):
     margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     """The largest drop that is acceptable, in units of the metric: 0.08 of an accuracy is 8 points.
     The gate's own when unset."""
-
-    nll_margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
-    """The largest acceptable rise of the expected answers' NLL, in nats a token; when unset it is
-    only reported."""
-
-    gate: bool = True
-    """Whether the verdict rests on this task; otherwise it is only reported."""
-
-    improve: bool = False
-    """Whether the candidate must be better here, beyond chance; such a task has no margin."""
 
     @property
     def name(self) -> str:
@@ -90,7 +94,7 @@ class ScorerConfig(StrictModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-class SuiteData(StrictModel):
+class SuiteData(_Judged):
     """Held-out data in the format in which a model was trained, and how it is judged."""
 
     data: str = Field(min_length=1)
@@ -116,16 +120,6 @@ class SuiteData(StrictModel):
     margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     """The largest drop that is acceptable, in units of the metric: 0.08 of an accuracy is 8 points.
     The gate's own when unset."""
-
-    nll_margin: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
-    """The largest acceptable rise of the expected answers' NLL, in nats a token; when unset it is
-    only reported."""
-
-    gate: bool = True
-    """Whether the verdict rests on this task; otherwise it is only reported."""
-
-    improve: bool = False
-    """Whether the candidate must be better here, beyond chance; such a task has no margin."""
 
     @property
     def metric(self) -> str:

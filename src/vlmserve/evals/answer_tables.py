@@ -1,9 +1,10 @@
 """Answers, and likelihoods of given answers, keyed by what was asked and by what answered."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from vlmserve.chat import Completion
 from vlmserve.engine.base import TargetLogprobs
@@ -13,6 +14,8 @@ from vlmserve.evals.store_file import StoreFile, now
 _PACE_ANSWERS = 2000
 _LEAST_ANSWERS = 10
 _PAUSE_S = 60.0
+
+_Table = Literal["answers", "likelihoods"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +45,18 @@ class AnswerTables(StoreFile):
 
     def find(self, answerer: Answerer, requests: Iterable[str]) -> dict[str, Completion]:
         """Return the kept answers among some requests, by request digest."""
-        found = {}
-        query = (
-            "SELECT completion, latency_s FROM answers "
-            "WHERE checkpoint=? AND settings=? AND request=?"
-        )
-        for request in requests:
-            with self._translated("cannot be read"):
-                row = self._db.execute(
-                    query, (answerer.checkpoint, answerer.settings, request)
-                ).fetchone()
-            if row is not None:
-                completion = Completion.model_validate_json(row[0])
-                found[request] = completion.model_copy(update={"latency_s": row[1]})
-        return found
+        return {
+            request: Completion.model_validate_json(text).model_copy(update={"latency_s": latency})
+            for request, text, latency in self._rows("answers", answerer, requests)
+        }
 
     def keep(
         self, answerer: Answerer, request: str, completion: Completion, latency_s: float
     ) -> None:
         """Commit one answer to disk; an answer that is there already stays."""
         with self._translated("the answer cannot be kept"):
-            self._db.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    answerer.checkpoint,
-                    answerer.settings,
-                    request,
-                    completion.model_dump_json(exclude={"latency_s"}),
-                    latency_s,
-                    now(),
-                ),
-            )
+            content = completion.model_dump_json(exclude={"latency_s"})
+            self._insert("answers", answerer, request, content, latency_s)
 
     def find_pace(self, answerer: Answerer | str) -> Pace | None:
         """Say how long answers took until the next one came, as far as that is known.
@@ -98,30 +82,39 @@ class AnswerTables(StoreFile):
         self, answerer: Answerer, requests: Iterable[str]
     ) -> dict[str, TargetLogprobs]:
         """Return the kept likelihoods among some, by ``Sample.scoring_digest``."""
-        found = {}
-        query = "SELECT logprobs FROM likelihoods WHERE checkpoint=? AND settings=? AND request=?"
-        for request in requests:
-            with self._translated("cannot be read"):
-                row = self._db.execute(
-                    query, (answerer.checkpoint, answerer.settings, request)
-                ).fetchone()
-            if row is not None:
-                found[request] = TargetLogprobs.model_validate_json(row[0])
-        return found
+        return {
+            request: TargetLogprobs.model_validate_json(text)
+            for request, text, _ in self._rows("likelihoods", answerer, requests)
+        }
 
     def keep_likelihood(
         self, answerer: Answerer, request: str, logprobs: TargetLogprobs, latency_s: float
     ) -> None:
         """Commit one answer's likelihood to disk; one that is there already stays."""
         with self._translated("the likelihood cannot be kept"):
-            self._db.execute(
-                "INSERT OR IGNORE INTO likelihoods VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    answerer.checkpoint,
-                    answerer.settings,
-                    request,
-                    logprobs.model_dump_json(),
-                    latency_s,
-                    now(),
-                ),
-            )
+            self._insert("likelihoods", answerer, request, logprobs.model_dump_json(), latency_s)
+
+    def _rows(
+        self, table: _Table, answerer: Answerer, requests: Iterable[str]
+    ) -> Iterator[tuple[str, str, float]]:
+        """Request, content and seconds of what a table has among some requests."""
+        content = {"answers": "completion", "likelihoods": "logprobs"}[table]
+        query = (
+            f"SELECT {content}, latency_s FROM {table} "  # noqa: S608 - of fixed texts
+            "WHERE checkpoint=? AND settings=? AND request=?"
+        )
+        for request in requests:
+            with self._translated("cannot be read"):
+                row = self._db.execute(
+                    query, (answerer.checkpoint, answerer.settings, request)
+                ).fetchone()
+            if row is not None:
+                yield request, row[0], row[1]
+
+    def _insert(
+        self, table: _Table, answerer: Answerer, request: str, content: str, latency_s: float
+    ) -> None:
+        self._db.execute(
+            f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - as above
+            (answerer.checkpoint, answerer.settings, request, content, latency_s, now()),
+        )
